@@ -1,0 +1,217 @@
+"""What names a sketch: the projection, the map Γ, and the record a datastore keeps of both.
+
+Nothing here computes; two parties that hold equal specs hold comparable sketches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+PROJECTION_KINDS = ("xor", "rademacher")
+GAMMA_KINDS = ("sgd", "adam", "less", "affine", "second_moment", "sign")
+
+
+def _check_int(name: str, value: object, contract: str, ok: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    if not ok:
+        raise ValueError(f"{name}: expected {contract}, got {value}")
+
+
+def canonical_json(value: Any) -> str:
+    """`value` as the one JSON text that digests are taken of: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """BLAKE2b-128 of `canonical_json(value)`, 32 hexadecimal digits."""
+    return hashlib.blake2b(canonical_json(value).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class ProjectionSpec:
+    """Names one random matrix, the same on every backend, device, batch split and rank (docs/projection-spec.md).
+
+    Parameters
+    ----------
+    proj_dim : int
+        P, the length of a sketch: a power of two, 256 … 65,536.
+    seed : int
+        0 … 2**64 − 1.
+    kind : {"xor", "rademacher"}
+        ``"xor"``: count-sketch with XOR masks, one signed add a parameter entry. ``"rademacher"``: dense ±1/√P,
+        the yardstick, slower by a factor of P.
+    nonzeros : {1, 2, 4, 8}
+        Independent XOR sketches that are summed, scaled by 1/√nonzeros. 1 serves gradients mapped by Adam and real
+        LoRA gradients; take 4 for very sparse raw gradients. Must be 1 for ``"rademacher"``.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    proj_dim: int = 8192
+    seed: int = 0
+    kind: str = "xor"
+    nonzeros: int = 1
+
+    def __post_init__(self) -> None:
+        p = self.proj_dim
+        _check_int("proj_dim", p, "a power of two from 256 to 65536", _is_int(p) and 256 <= p <= 65536 and p & (p - 1) == 0)
+        _check_int("seed", self.seed, "0 … 2**64 - 1", _is_int(self.seed) and 0 <= self.seed < 2**64)
+        if self.kind not in PROJECTION_KINDS:
+            raise ValueError(f"kind: expected one of {PROJECTION_KINDS}, got {self.kind!r}")
+        _check_int("nonzeros", self.nonzeros, "1, 2, 4 or 8", self.nonzeros in (1, 2, 4, 8))
+        if self.kind == "rademacher" and self.nonzeros != 1:
+            raise ValueError(f'nonzeros: expected 1 for kind="rademacher", which has no zeros, got {self.nonzeros}')
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"version": self.VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> ProjectionSpec:
+        record = dict(record)
+        version = record.pop("version", None)
+        if version != cls.VERSION:
+            raise ValueError(f"projection version: expected {cls.VERSION}, got {version!r}")
+        return cls(**_known_fields(cls, "projection", record))
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """The map Γ from a sample's gradient g to its update direction, a formula and its numbers.
+
+    Made by the class methods; all are elementwise in g and the parameter's moments m, v (``exp_avg``,
+    ``exp_avg_sq``). `step` is the optimizer's step count t at the checkpoint.
+    """
+
+    kind: str
+    beta1: float | None = None
+    beta2: float | None = None
+    eps: float | None = None
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in GAMMA_KINDS:
+            raise ValueError(f"kind: expected one of {GAMMA_KINDS}, got {self.kind!r}")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ValueError(f"{name}: expected 0 <= {name} < 1, got {value}")
+        if self.eps is not None and not 0.0 < self.eps < 1.0:
+            raise ValueError(f"eps: expected 0 < eps < 1, got {self.eps}")
+        if self.step is not None:
+            _check_int("step", self.step, "a count >= 1", _is_int(self.step) and self.step >= 1)
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the formula reads m or v."""
+        return self.kind in ("adam", "less", "affine", "second_moment")
+
+    @classmethod
+    def sgd(cls) -> Gamma:
+        """``Γ = g``: targets, and raw-gradient methods."""
+        return cls("sgd")
+
+    @classmethod
+    def sign(cls) -> Gamma:
+        """``Γ = sign(g)``."""
+        return cls("sign")
+
+    @classmethod
+    def adam(cls, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, step: int = 1) -> Gamma:
+        """What torch's AdamW would add, without rate and decay.
+
+        ``m' = β1·m + (1−β1)·g``, ``v' = β2·v + (1−β2)·g²``,
+        ``Γ = (m' / (1−β1^(t+1))) / (√(v' / (1−β2^(t+1))) + ε)``.
+        """
+        return cls("adam", float(beta1), float(beta2), float(eps), step)
+
+    @classmethod
+    def affine(cls, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, step: int = 1) -> Gamma:
+        """`adam` with v' replaced by v, bias-corrected at t: affine in g.
+
+        ``Γ = (m' / (1−β1^(t+1))) / (√(v / (1−β2^t)) + ε)``.
+        """
+        return cls("affine", float(beta1), float(beta2), float(eps), step)
+
+    @classmethod
+    def second_moment(cls, beta2: float = 0.999, eps: float = 1e-8, step: int = 1) -> Gamma:
+        """``Γ = g / (√(v / (1−β2^t)) + ε)``: what bergson calls Adam."""
+        return cls("second_moment", None, float(beta2), float(eps), step)
+
+    @classmethod
+    def less(cls) -> Gamma:
+        """What the released LESS code computes: ``m' / √(v' + 1e-8)``, β = (0.9, 0.999), no bias correction."""
+        return cls("less", 0.9, 0.999, 1e-8, None)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Gamma:
+        return cls(**_known_fields(cls, "gamma", record))
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Everything that decides what the rows of a datastore mean; its digest is the store's id.
+
+    Parameters
+    ----------
+    projection : ProjectionSpec
+    gamma : Gamma, optional
+    parameters : tuple of (canonical name, shape)
+        In the order of the model.
+    checkpoint : mapping
+        ``name``, ``step``, ``learning_rate``, ``weights_digest``, ``moments_digest``: what is known.
+    data : mapping
+        ``rows`` (how many a finished store holds), ``digest``, ``tokenizer``, ``template``, ``max_length``.
+    loss : str
+        Normalisation of the loss.
+    """
+
+    projection: ProjectionSpec
+    gamma: Gamma | None = None
+    parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    loss: str = "mean_over_own_label_tokens"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "projection": self.projection.to_dict(),
+            "gamma": self.gamma.to_dict() if self.gamma else None,
+            "parameters": [[name, list(shape)] for name, shape in self.parameters],
+            "checkpoint": dict(self.checkpoint),
+            "data": dict(self.data),
+            "loss": self.loss,
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> StoreSpec:
+        record = _known_fields(cls, "spec", record)
+        record["projection"] = ProjectionSpec.from_dict(record["projection"])
+        record["gamma"] = Gamma.from_dict(record["gamma"]) if record.get("gamma") else None
+        record["parameters"] = tuple((name, tuple(shape)) for name, shape in record.get("parameters", ()))
+        return cls(**record)
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.to_dict())
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _known_fields(cls: type, what: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` as keyword arguments of `cls`; unknown keys are refused by name."""
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(record) - known)
+    if unknown:
+        raise ValueError(f"{what}: expected the keys {sorted(known)}, got also {unknown}")
+    return dict(record)
