@@ -1,0 +1,12 @@
+"""Public ops on arrays: NumPy, or torch tensors on the CPU; torch is not imported here.
+
+An op is one name in four places: ``csrc/<op>``, ``gradsift/ops/<op>``, ``tests/ops/test_<op>.py`` and
+``benchmarks/bench_<op>.py``. Its ``reference.py`` is the definition; every other backend agrees with it.
+"""
+
+from __future__ import annotations
+
+from gradsift.ops.project_linear import project_linear
+from gradsift.ops.project_rows import project_rows
+
+__all__ = ["project_linear", "project_rows"]
