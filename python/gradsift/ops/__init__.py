@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from gradsift.ops.project_linear import project_linear
 from gradsift.ops.project_rows import project_rows
+from gradsift.ops.score_rows import score_rows
 
-__all__ = ["project_linear", "project_rows"]
+__all__ = ["project_linear", "project_rows", "score_rows"]
