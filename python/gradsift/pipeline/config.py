@@ -1,0 +1,289 @@
+"""The configuration of a run: what may stand in CONFIG.toml, its defaults, and what is wrong with it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gradsift.errors import ConfigError
+from gradsift.specs import Gamma, ProjectionSpec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Sources = Annotated[list[str], Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelConfig(_Section):
+    """Base model."""
+
+    path: str = Field(description='transformers folder, hub name, or "smollm2-135m-instruct" (brought by pip, no hub)')
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the machine multiplies it natively, else float32"
+    )
+    max_length: int = Field(2048, ge=8, description="tokens a sample is cut to, from the right")
+
+
+class PoolConfig(_Section):
+    """Candidates."""
+
+    sources: Sources = Field(description="files, directories, globs (relative to the configuration) or hf:NAME:SPLIT")
+    ids: str | None = Field(None, description="text file of ids, one a line: only these, in this order")
+    limit: int | None = Field(None, ge=1, description="keep the first so many")
+    id_field: str = Field("id", description="column that names a sample; made from its content where absent")
+    bad_rows: Literal["error", "skip"] = Field(
+        "error", description="stop at bad rows, or leave them out and count them"
+    )
+
+
+class TargetConfig(_Section):
+    """One skill to select for."""
+
+    sources: Sources = Field(description="the few examples to select by")
+    test: list[str] = Field(default_factory=list, description="test set, for `evaluate`; may stay empty")
+    subtask_field: str | None = Field(None, description="column that splits the target into subtasks")
+    subtask_from_file: bool = Field(False, description="each source file is a subtask of its own")
+    id_field: str = Field("id", description="as in [pool]")
+
+
+class LoraConfig(_Section):
+    """Adapter that is trained at warm-up and on the selection; gradients are taken of it."""
+
+    r: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    modules: Annotated[list[str], Field(min_length=1)] = Field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"],
+        description="names of the layers that carry an adapter",
+    )
+
+
+class TrainingConfig(_Section):
+    """AdamW with a linear decay, through the transformers Trainer."""
+
+    epochs: int = Field(4, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    batch_size: int = Field(8, ge=1, description="samples a step")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises")
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class WarmupConfig(TrainingConfig):
+    """LoRA on a random part of the pool; every epoch leaves a checkpoint."""
+
+    fraction: float = Field(0.05, gt=0, le=1, description="share of the pool")
+
+
+class CollectConfig(_Section):
+    """Sketches of the pool and the targets at every checkpoint."""
+
+    proj_dim: int = Field(8192, description="numbers a sketch: a power of two, 256 to 65536")
+    seed: int = Field(0, description="of the projection")
+    kind: Literal["xor", "rademacher"] = "xor"
+    nonzeros: int = Field(1, description="1, 2, 4 or 8; take 4 for very sparse raw gradients")
+    gamma: Literal["adam", "less", "affine", "second_moment", "sgd", "sign"] = Field(
+        "adam", description="map from gradient to update direction, for candidates; targets always take sgd"
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of the stored rows")
+    max_tokens: int = Field(2048, ge=1, description="tokens a batch, padding included")
+    shard_rows: int = Field(256, ge=1, description="rows a shard: what an interrupted run loses at most")
+
+    @model_validator(mode="after")
+    def _projection_is_valid(self) -> CollectConfig:
+        self.projection()
+        return self
+
+    def projection(self) -> ProjectionSpec:
+        return ProjectionSpec(self.proj_dim, self.seed, self.kind, self.nonzeros)
+
+
+class SelectConfig(_Section):
+    """Influence and the choice made by it."""
+
+    fraction: float | None = Field(None, gt=0, le=1, description="share of the pool to select; 0.05 if count is absent")
+    count: int | None = Field(None, ge=1, description="samples to select, instead of fraction")
+    selector: Literal["top", "round_robin"] = "top"
+    reduce: Literal["less", "mean", "max", "cosine_to_mean"] = "less"
+    per_target: bool = Field(False, description="one selection for each target instead of one for all together")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> SelectConfig:
+        if self.fraction is not None and self.count is not None:
+            raise ValueError("expected fraction or count, got both")
+        return self
+
+    def budget(self) -> dict[str, Any]:
+        """``fraction=`` or ``count=`` for `gradsift.select`."""
+        if self.count is not None:
+            return {"count": self.count}
+        return {"fraction": 0.05 if self.fraction is None else self.fraction}
+
+
+class TrainConfig(TrainingConfig):
+    """LoRA from the base model on the selection, and on random choices of the same size."""
+
+    seeds: Annotated[list[int], Field(min_length=1)] = Field(
+        default_factory=lambda: [0, 1, 2], description="one training each, of the selection and of a random choice"
+    )
+    random: bool = Field(True, description="train on random choices too, for comparison")
+
+
+class EvaluateConfig(_Section):
+    """Answer-token loss and exact match on the targets' test sets."""
+
+    exact_match: bool = Field(True, description="also generate answers and compare them")
+    max_new_tokens: int = Field(64, ge=1)
+    limit: int | None = Field(None, ge=1, description="test examples a target; all if absent")
+
+
+class RunConfig(_Section):
+    """A whole CONFIG.toml."""
+
+    run_dir: str = Field(description="where everything is written; relative to the configuration")
+    seed: int = Field(0, ge=0, description="of the warm-up's choice and of training")
+    model: ModelConfig
+    pool: PoolConfig
+    targets: Annotated[dict[str, TargetConfig], Field(min_length=1)]
+    lora: LoraConfig = LoraConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    collect: CollectConfig = CollectConfig()
+    select: SelectConfig = SelectConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @field_validator("targets")
+    @classmethod
+    def _target_names_are_file_names(cls, targets: dict[str, TargetConfig]) -> dict[str, TargetConfig]:
+        for name in targets:
+            if not name or not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+                raise ValueError(f"target names: expected letters, digits, - and _, got {name!r}")
+        return targets
+
+
+def gamma_of(kind: str, betas: tuple[float, float], eps: float, step: int) -> Gamma:
+    """The Γ called `kind`, with the numbers of the optimizer that made the checkpoint."""
+    beta1, beta2 = betas
+    if kind == "adam":
+        return Gamma.adam(beta1, beta2, eps, step)
+    if kind == "affine":
+        return Gamma.affine(beta1, beta2, eps, step)
+    if kind == "second_moment":
+        return Gamma.second_moment(beta2, eps, step)
+    return Gamma(kind) if kind in ("sgd", "sign") else Gamma.less()
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """The configuration in the TOML file at `path`, checked; relative paths in it are made absolute.
+
+    Raises
+    ------
+    ConfigError
+        Naming every key that is wrong, what it should be and what it is.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: expected a configuration file, got nothing there") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a readable UTF-8 file, got: {error}") from error
+    try:
+        record = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML, got: {error}") from error
+    return parse_config(record, base=path.parent, where=str(path))
+
+
+def parse_config(record: dict[str, Any], *, base: Path, where: str = "configuration") -> RunConfig:
+    """`record` as a checked configuration; relative paths are taken from the directory `base`."""
+    try:
+        config = RunConfig.model_validate(record)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from None
+    return _with_absolute_paths(config, base.resolve())
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = [f"{where}: {error.error_count()} thing(s) to change"]
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"  {key}: expected no such key; `gradsift config` lists those there are")
+        elif item["type"] == "missing":
+            lines.append(f"  {key}: expected a value, got none")
+        else:
+            lines.append(f"  {key}: {item['msg']}, got {item['input']!r}")
+    return "\n".join(lines)
+
+
+def _absolute(source: str, base: Path) -> str:
+    return source if source.startswith("hf:") else str(base / Path(source).expanduser())
+
+
+def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
+    model = config.model
+    if (base / Path(model.path).expanduser()).is_dir():
+        model = model.model_copy(update={"path": _absolute(model.path, base)})
+    pool = config.pool.model_copy(
+        update={
+            "sources": [_absolute(s, base) for s in config.pool.sources],
+            "ids": None if config.pool.ids is None else _absolute(config.pool.ids, base),
+        }
+    )
+    targets = {
+        name: target.model_copy(
+            update={
+                "sources": [_absolute(s, base) for s in target.sources],
+                "test": [_absolute(s, base) for s in target.test],
+            }
+        )
+        for name, target in config.targets.items()
+    }
+    return config.model_copy(
+        update={"run_dir": _absolute(config.run_dir, base), "model": model, "pool": pool, "targets": targets}
+    )
+
+
+def describe_config() -> str:
+    """Every key with its default and meaning, as a commented TOML file."""
+    lines = ["# Every key of a gradsift configuration, with its default. Keys without one are required.", ""]
+    top = RunConfig.model_fields
+    for name in ("run_dir", "seed"):
+        lines += _describe_key(name, top[name])
+    sections: list[tuple[str, type[_Section]]] = [
+        ("model", ModelConfig),
+        ("pool", PoolConfig),
+        ("targets.NAME", TargetConfig),
+        ("lora", LoraConfig),
+        ("warmup", WarmupConfig),
+        ("collect", CollectConfig),
+        ("select", SelectConfig),
+        ("train", TrainConfig),
+        ("evaluate", EvaluateConfig),
+    ]
+    for title, section in sections:
+        summary = (section.__doc__ or "").splitlines()[0]
+        lines += ["", f"[{title}]  # {summary}"]
+        for name, info in section.model_fields.items():
+            lines += _describe_key(name, info)
+    return "\n".join(lines) + "\n"
+
+
+def _describe_key(name: str, info: Any) -> list[str]:
+    note = f"  # {info.description}" if info.description else ""
+    if info.is_required():
+        return [f'{name} = "…"{note}' if info.annotation is str else f"{name} = […]{note}"]
+    value = info.get_default(call_default_factory=True)
+    if value is None:
+        return [f"# {name} = …{note}"]
+    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value).replace("'", '"')
+    return [f"{name} = {text}{note}"]

@@ -1,0 +1,46 @@
+"""The configuration of ``gradsift demo``: small enough for two cores, large enough to show the effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gradsift.demo.skills import write_demo_data
+from gradsift.pipeline.config import RunConfig, parse_config
+from gradsift.pipeline.models import BUILT_IN
+from gradsift.pipeline.progress import Reporter
+
+
+def prepare_demo(run_dir: Path, *, quick: bool, model: str | None, reporter: Reporter) -> RunConfig:
+    """Writes the demo's data beside `run_dir` and returns its configuration.
+
+    Parameters
+    ----------
+    run_dir : Path
+        Where the run goes; its data go to ``<run_dir>-data``.
+    quick : bool
+        A third of the pool, one training seed.
+    model : str, optional
+        A transformers folder instead of the built-in model.
+    """
+    data = run_dir.with_name(run_dir.name + "-data")
+    sizes = write_demo_data(data, pool_per_skill=15 if quick else 40, seed=0, n_fewshot=8, n_test=20 if quick else 50)
+    reporter.say(f"demo: data of {sizes.skills} made-up skills in {data}, targets {', '.join(sizes.targets)}")
+    record = {
+        "run_dir": str(run_dir),
+        "model": {"path": model or BUILT_IN, "max_length": 256},
+        "pool": {"sources": [str(data / "pool.jsonl")]},
+        "targets": {
+            name: {
+                "sources": [str(data / "targets" / name / "fewshot.jsonl")],
+                "test": [str(data / "targets" / name / "test.jsonl")],
+            }
+            for name in sizes.targets
+        },
+        "lora": {"r": 16, "alpha": 32.0},
+        "warmup": {"fraction": 0.15, "epochs": 2, "batch_size": 8},
+        "collect": {"max_tokens": 1024},
+        "select": {"fraction": 0.1 if quick else 0.05, "selector": "round_robin"},
+        "train": {"epochs": 4, "batch_size": 4, "seeds": [0] if quick else [0, 1]},
+        "evaluate": {"max_new_tokens": 48},
+    }
+    return parse_config(record, base=Path.cwd(), where="demo")

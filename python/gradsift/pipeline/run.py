@@ -1,0 +1,64 @@
+"""One run at work: configuration, directory, samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gradsift.pipeline.config import RunConfig
+from gradsift.pipeline.models import load_tokenizer, resolve_dtype
+from gradsift.pipeline.progress import Reporter, SilentReporter
+from gradsift.pipeline.rundir import RunDirectory, write_json
+from gradsift.pipeline.samples import Part, load_pool, load_target, load_test
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step is given: the configuration, the directory, and the samples, read when first asked for."""
+
+    config: RunConfig
+    directory: RunDirectory
+    reporter: Reporter
+
+    @classmethod
+    def open(cls, config: RunConfig, reporter: Reporter | None = None) -> Run:
+        return cls(config, RunDirectory.prepare(config), reporter or SilentReporter())
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.config.model)
+
+    @cached_property
+    def pool(self) -> Part:
+        pool = load_pool(self.config, self.tokenizer, self.reporter)
+        self._note("pool", pool)
+        return pool
+
+    @cached_property
+    def targets(self) -> dict[str, Part]:
+        parts = {name: load_target(self.config, name, self.tokenizer, self.reporter) for name in self.config.targets}
+        for name, part in parts.items():
+            self._note(f"target-{name}", part)
+        return parts
+
+    @cached_property
+    def tests(self) -> dict[str, Part]:
+        """Test sets of the targets that have one."""
+        parts = {name: load_test(self.config, name, self.tokenizer) for name in self.config.targets}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _note(self, name: str, part: Part) -> None:
+        write_json(self.directory.root / "data" / f"{name}.json", part.summary())
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """What of the configuration decides the weights that a step starts from."""
+        model = self.config.model
+        return {"path": model.path, "dtype": resolve_dtype(model), "max_length": model.max_length}
+
+    def generator(self, purpose: str, seed: int) -> np.random.Generator:
+        """Random numbers for one purpose: the same whatever else was drawn."""
+        return np.random.default_rng([seed, *purpose.encode()])

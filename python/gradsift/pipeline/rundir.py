@@ -1,0 +1,179 @@
+"""The run directory: where every artefact lies, which steps are done, and with what settings."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradsift.errors import ConfigError, GradsiftError
+from gradsift.pipeline.config import RunConfig
+
+README = """\
+# What lies in this run directory
+
+Made by `gradsift run`. The same command again goes on where it stopped.
+
+| path | what it is |
+| --- | --- |
+| `config.json` | the configuration, complete with defaults and absolute paths |
+| `data/` | what was read: files with digests, counts, bad rows, truncated samples |
+| `warmup/checkpoint-STEP/` | LoRA adapter, optimizer state and mean learning rate (`checkpoint.json`) of one epoch |
+| `stores/checkpoint-STEP/pool/` | gradient datastore of the candidates (`gradsift store info PATH`) |
+| `stores/checkpoint-STEP/target-NAME/` | gradient datastore of a target's examples |
+| `selection/NAME/selected.jsonl` | the chosen samples, best first, with influence, rank and best target |
+| `selection/NAME/selection.json` | how they were chosen: digests, weights, settings; enough to repeat it |
+| `train/NAME-seed-N/` | LoRA adapter trained on a selection, or on a random choice of the same size |
+| `evaluate/NAME.json` | loss and exact match of one model on every target |
+| `results.md`, `results.json` | base, random and selected side by side, and what the selection is made of |
+| `*/step.json` | the settings that a step was done with; it is done where this file is |
+"""
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Puts `text` at `path` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise GradsiftError(
+                f"{path}: expected room for {len(text.encode())} bytes, got a full disk; free some and run again"
+            ) from error
+        raise
+
+
+def write_json(path: Path, record: Any) -> None:
+    write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GradsiftError(f"{path}: expected JSON that this program wrote, got: {error}") from error
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Where two JSON values differ, as ``key: was …, is …`` lines."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines: list[str] = []
+        for key in sorted(set(old) | set(new)):
+            lines += differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return lines
+    return [] if old == new else [f"{prefix}: was {old!r}, is {new!r}"]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run, by what they hold."""
+
+    root: Path
+    config: RunConfig
+
+    @classmethod
+    def prepare(cls, config: RunConfig) -> RunDirectory:
+        """The directory of `config`, made if needed, with its README and the configuration as it is in force.
+
+        Raises
+        ------
+        ConfigError
+            If something else lies at the path.
+        """
+        root = Path(config.run_dir)
+        if root.exists() and not root.is_dir():
+            raise ConfigError(f"run_dir: expected a directory or nothing at {root}, got a file")
+        if root.is_dir() and any(root.iterdir()) and not (root / "config.json").is_file():
+            raise ConfigError(
+                f"run_dir: expected an empty directory or one of an earlier run, got {root} with other files in it; "
+                "choose another run_dir"
+            )
+        root.mkdir(parents=True, exist_ok=True)
+        run = cls(root, config)
+        write_json(root / "config.json", config.model_dump(mode="json"))
+        write_atomic(root / "README.md", README)
+        return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for this process; another one that asks is refused, and the lock ends with the process."""
+        with open(self.root / ".lock", "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise GradsiftError(
+                    f"{self.root}: expected no other process at work on this run, got one; wait for it or stop it"
+                ) from None
+            yield
+
+    @property
+    def warmup(self) -> Path:
+        return self.root / "warmup"
+
+    def pool_store(self, checkpoint: str) -> Path:
+        return self.root / "stores" / checkpoint / "pool"
+
+    def target_store(self, checkpoint: str, target: str) -> Path:
+        return self.root / "stores" / checkpoint / f"target-{target}"
+
+    def selection(self, name: str) -> Path:
+        return self.root / "selection" / name
+
+    def training(self, name: str, seed: int) -> Path:
+        return self.root / "train" / f"{name}-seed-{seed}"
+
+    def evaluation(self, name: str) -> Path:
+        return self.root / "evaluate" / f"{name}.json"
+
+    # A step is done when its step.json is there; that file is written last.
+    def is_done(self, directory: Path, settings: dict[str, Any]) -> bool:
+        """Whether the step of `directory` was done with `settings`; False if it was not done.
+
+        Raises
+        ------
+        ConfigError
+            If it was done, or begun, with other settings.
+        """
+        for name in ("step.json", "begun.json"):
+            path = directory / name
+            if path.is_file():
+                lines = differences(read_json(path), _plain(settings))
+                if lines:
+                    raise ConfigError(
+                        f"{directory}: expected a step of this configuration, got one of another:\n  "
+                        + "\n  ".join(lines)
+                        + "\n; choose another run_dir, or remove that directory to do the step again"
+                    )
+                return name == "step.json"
+        return False
+
+    def was_done_otherwise(self, directory: Path, settings: dict[str, Any]) -> list[str]:
+        """The settings that differ from those a cheap step was done with; empty if none or not done."""
+        path = directory / "step.json"
+        return differences(read_json(path), _plain(settings)) if path.is_file() else []
+
+    def begin(self, directory: Path, settings: dict[str, Any]) -> None:
+        """Notes what a long step sets out to do, so that another configuration cannot go on with its half."""
+        write_json(directory / "begun.json", _plain(settings))
+
+    def finish(self, directory: Path, settings: dict[str, Any]) -> None:
+        write_json(directory / "step.json", _plain(settings))
+        (directory / "begun.json").unlink(missing_ok=True)
+
+
+def _plain(settings: dict[str, Any]) -> Any:
+    """`settings` as JSON gives them back (tuples are lists)."""
+    return json.loads(json.dumps(settings))

@@ -1,0 +1,112 @@
+"""The samples of a run: pool, targets and test sets, read, checked and encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradsift.data import EncodedSet, SampleSet, encode_samples, read_samples, require_labels
+from gradsift.pipeline.config import RunConfig, TargetConfig
+from gradsift.pipeline.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sample set with its encoding; the two run in parallel."""
+
+    samples: SampleSet
+    encoded: EncodedSet
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @property
+    def ids(self) -> list[str]:
+        return [sample.id for sample in self.samples]
+
+    def summary(self) -> dict[str, Any]:
+        """What there is to know about how it was read."""
+        return {
+            "samples": len(self.samples),
+            "tokens": int(sum(len(e.input_ids) for e in self.encoded)),
+            "label_tokens": int(sum(e.label_tokens for e in self.encoded)),
+            "truncated": self.encoded.truncated,
+            "without_labels": self.encoded.without_labels,
+            "bad_rows": [str(row) for row in self.samples.bad_rows],
+            "template": self.encoded.template,
+            "digest": self.encoded.digest,
+            "sources": [str(s) for s in self.samples.sources],
+        }
+
+    def line(self, title: str) -> str:
+        """One line for people."""
+        extras = [
+            f"{count} {what}"
+            for count, what in (
+                (self.encoded.truncated, "truncated"),
+                (self.encoded.without_labels, "without label tokens"),
+                (len(self.samples.bad_rows), "bad rows left out"),
+            )
+            if count
+        ]
+        tail = f" ({', '.join(extras)})" if extras else ""
+        return f"{title}: {len(self)} samples, {sum(len(e.input_ids) for e in self.encoded)} tokens{tail}"
+
+
+def load_pool(config: RunConfig, tokenizer: Any, reporter: Reporter) -> Part:
+    """The candidates."""
+    pool = config.pool
+    samples = read_samples(
+        pool.sources,
+        id_field=pool.id_field,
+        bad_rows=pool.bad_rows,
+        limit=pool.limit,
+        ids=None if pool.ids is None else Path(pool.ids),
+    )
+    part = Part(samples, encode_samples(samples, tokenizer, max_length=config.model.max_length))
+    reporter.say(part.line("pool"))
+    return part
+
+
+def load_target(config: RunConfig, name: str, tokenizer: Any, reporter: Reporter) -> Part:
+    """The examples of one target; every one must have label tokens left."""
+    target = config.targets[name]
+    part = _read_target(config, target, target.sources, tokenizer)
+    require_labels(part.encoded, f"target {name}")
+    reporter.say(part.line(f"target {name}"))
+    return part
+
+
+def load_test(config: RunConfig, name: str, tokenizer: Any) -> Part | None:
+    """The test set of one target, or None where the configuration names none."""
+    target = config.targets[name]
+    if not target.test:
+        return None
+    part = _read_target(config, target, target.test, tokenizer, limit=config.evaluate.limit)
+    require_labels(part.encoded, f"test set of target {name}")
+    return part
+
+
+def _read_target(
+    config: RunConfig, target: TargetConfig, sources: list[str], tokenizer: Any, limit: int | None = None
+) -> Part:
+    samples = read_samples(
+        sources,
+        id_field=target.id_field,
+        subtask_field=target.subtask_field,
+        subtask_from_file=target.subtask_from_file,
+        limit=limit,
+    )
+    return Part(samples, encode_samples(samples, tokenizer, max_length=config.model.max_length))
+
+
+def subtask_names(name: str, part: Part) -> list[str]:
+    """The subtask of every example of target `name`: the target itself, or ``target/subtask``."""
+    return [f"{name}/{s.subtask}" if s.subtask else name for s in part.samples]
+
+
+def source_name(sample: Any) -> str:
+    """Where a sample comes from, for tables: its ``dataset`` column, else the stem of its file."""
+    dataset = sample.record.get("dataset")
+    return str(dataset) if dataset else Path(sample.source).stem

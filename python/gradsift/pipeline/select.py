@@ -1,0 +1,84 @@
+"""Steps 4 and 5: influence, and the selection made by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradsift.datastore import Datastore, check_comparable
+from gradsift.pipeline.collect import collect
+from gradsift.pipeline.run import Run
+from gradsift.pipeline.samples import subtask_names
+from gradsift.pipeline.training import checkpoint_record
+from gradsift.selection import select
+
+
+def selection_targets(run: Run) -> dict[str, list[str]]:
+    """The selections of this run, by name, each with the targets it is for."""
+    if run.config.select.per_target:
+        return {name: [name] for name in run.config.targets}
+    return {"selected": list(run.config.targets)}
+
+
+def select_samples(run: Run) -> list[Path]:
+    """Makes every selection of the run; returns their directories."""
+    checkpoints = collect(run)
+    return [_select_one(run, checkpoints, name, targets) for name, targets in selection_targets(run).items()]
+
+
+def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]) -> Path:
+    directory = run.directory.selection(name)
+    candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
+    target_stores = [[Datastore.open(run.directory.target_store(c.name, t)) for t in targets] for c in checkpoints]
+    settings = {
+        "select": run.config.select.model_dump(),
+        "candidates": [s.spec.digest for s in candidates],
+        "targets": {t: [row[i].spec.digest for row in target_stores] for i, t in enumerate(targets)},
+    }
+    changed = run.directory.was_done_otherwise(directory, settings)
+    if not changed and (directory / "step.json").is_file():
+        run.reporter.say(f"selection {name}: there already")
+        return directory
+    for line in changed:
+        run.reporter.say(f"selection {name}: made again, since {line}")
+    for store, row in zip(candidates, target_stores, strict=True):
+        for target in row:
+            check_comparable(store.spec, target.spec)
+    subtasks = [subtask for t in targets for subtask in subtask_names(t, run.targets[t])]
+    with run.reporter.task(f"selection {name}", len(candidates[0]), "rows") as advance:
+        done = 0
+
+        def progress(rows: int, total: int) -> None:
+            nonlocal done
+            advance(rows - done)
+            done = rows
+
+        result = select(
+            candidates=candidates,
+            targets=[np.concatenate([s.rows(0, len(s)) for s in row]) for row in target_stores],
+            weights=[checkpoint_record(c)["learning_rate"] for c in checkpoints],
+            selector=run.config.select.selector,
+            reduce=run.config.select.reduce,
+            subtasks=subtasks,
+            progress=progress,
+            **run.config.select.budget(),
+        )
+    result.record["target_stores"] = settings["targets"]
+    result.save(directory, run.pool.samples)
+    run.directory.finish(directory, settings)
+    for line in summary_lines(name, result):
+        run.reporter.say(line)
+    return directory
+
+
+def summary_lines(name: str, result: Any) -> list[str]:
+    """What a person wants to know of a selection at once."""
+    excluded = {k: v for k, v in result.counts.items() if k.startswith("excluded") and v}
+    lines = [f"selection {name}: {len(result.ids)} of {result.counts['pool']} samples"]
+    if excluded:
+        lines.append("  left out: " + ", ".join(f"{n} {k.removeprefix('excluded_')}" for k, n in excluded.items()))
+    if len(result.scores):
+        lines.append(f"  influence from {result.scores.max():.4f} down to {result.scores.min():.4f}")
+    return lines
