@@ -197,8 +197,8 @@ def _encode_rendered(
         [text for _, text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
     return [
-        _finish(sample.id, ids, _inside(offsets, spans), max_length)
-        for (sample, _, spans), ids, offsets in zip(
+        _finish(sample.id, ids, _inside(text, offsets, spans), max_length)
+        for (sample, text, spans), ids, offsets in zip(
             rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True
         )
     ]
@@ -218,8 +218,12 @@ def _encode_marked(
     return encoded
 
 
-def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> np.ndarray:
-    """(T,) bool: which tokens hold a character of a span."""
+def _inside(text: str, offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> np.ndarray:
+    """(T,) bool: which tokens hold a character of a span.
+
+    A token that begins before the span counts only if it also holds one of its words (``▁word`` after a header that
+    ends in a space), not where a header's white space has merged with that of the content.
+    """
     marks = np.zeros(len(offsets), dtype=bool)
     if not spans:
         return marks
@@ -229,7 +233,8 @@ def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> np.nda
     before = np.concatenate([[0], end[:-1]])
     start = np.where(start == end, np.minimum(start, before), start)
     for first, last in spans:
-        marks |= (start < last) & (end > first)
+        spaces = last - first - len(text[first:last].lstrip())
+        marks |= (start < last) & (end > first) & ((start >= first) | (end > first + spaces))
     return marks
 
 

@@ -142,7 +142,8 @@ def _expand_path(path: Path) -> list[Source]:
         inside = [s for m in matches if m.is_dir() for s in _expand_directory(m, may_be_empty=True)]
         if not files and not inside:
             raise DataError(
-                f"{path}: expected a pattern that matches {_listed(FILE_SUFFIXES)} files, got {len(matches)} other matches"
+                f"{path}: expected a pattern that matches {_listed(FILE_SUFFIXES)} files,"
+                f" got {len(matches)} other matches"
             )
         return [*(_file(file) for file in files), *inside]
     raise DataError(f"{path}: expected a file, a directory or a pattern, got a path that does not exist")
