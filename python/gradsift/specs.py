@@ -14,6 +14,16 @@ from typing import Any, ClassVar
 
 PROJECTION_KINDS = ("xor", "rademacher")
 GAMMA_KINDS = ("sgd", "adam", "less", "affine", "second_moment", "sign")
+_GAMMA_NUMBERS = {
+    "sgd": (),
+    "adam": ("beta1", "beta2", "eps", "step"),
+    "less": ("beta1", "beta2", "eps"),
+    "affine": ("beta1", "beta2", "eps", "step"),
+    "second_moment": ("beta2", "eps", "step"),
+    "sign": (),
+}
+# Kernels hold eps in float32, where a smaller one would be zero and Γ(0) with v = 0 would be NaN.
+_SMALLEST_EPS = 2.0**-126
 
 
 def _check_int(name: str, value: object, contract: str, ok: bool) -> None:
@@ -60,7 +70,9 @@ class ProjectionSpec:
 
     def __post_init__(self) -> None:
         p = self.proj_dim
-        _check_int("proj_dim", p, "a power of two from 256 to 65536", _is_int(p) and 256 <= p <= 65536 and p & (p - 1) == 0)
+        _check_int(
+            "proj_dim", p, "a power of two from 256 to 65536", _is_int(p) and 256 <= p <= 65536 and p & (p - 1) == 0
+        )
         _check_int("seed", self.seed, "0 … 2**64 - 1", _is_int(self.seed) and 0 <= self.seed < 2**64)
         if self.kind not in PROJECTION_KINDS:
             raise ValueError(f"kind: expected one of {PROJECTION_KINDS}, got {self.kind!r}")
@@ -77,7 +89,7 @@ class ProjectionSpec:
         version = record.pop("version", None)
         if version != cls.VERSION:
             raise ValueError(f"projection version: expected {cls.VERSION}, got {version!r}")
-        return cls(**_known_fields(cls, "projection", record))
+        return cls(**_fields(cls, "projection", record, required=("proj_dim", "seed", "kind", "nonzeros")))
 
 
 @dataclass(frozen=True)
@@ -97,12 +109,23 @@ class Gamma:
     def __post_init__(self) -> None:
         if self.kind not in GAMMA_KINDS:
             raise ValueError(f"kind: expected one of {GAMMA_KINDS}, got {self.kind!r}")
+        numbers = _GAMMA_NUMBERS[self.kind]
+        for name in ("beta1", "beta2", "eps", "step"):
+            value = getattr(self, name)
+            if (value is None) == (name in numbers):
+                want = "a number" if name in numbers else "None"
+                raise ValueError(f"{name}: expected {want} for Gamma {self.kind!r}, got {value}")
+            if name != "step" and value is not None:
+                if isinstance(value, bool) or not isinstance(value, (int, float)):
+                    raise TypeError(f"{name}: expected a float, got {type(value).__name__}")
+                # 0 and 0.0 are one number and must have one digest.
+                object.__setattr__(self, name, float(value))
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:
                 raise ValueError(f"{name}: expected 0 <= {name} < 1, got {value}")
-        if self.eps is not None and not 0.0 < self.eps < 1.0:
-            raise ValueError(f"eps: expected 0 < eps < 1, got {self.eps}")
+        if self.eps is not None and not _SMALLEST_EPS <= self.eps < 1.0:
+            raise ValueError(f"eps: expected 2**-126 <= eps < 1, got {self.eps}")
         if self.step is not None:
             _check_int("step", self.step, "a count >= 1", _is_int(self.step) and self.step >= 1)
 
@@ -128,7 +151,7 @@ class Gamma:
         ``m' = β1·m + (1−β1)·g``, ``v' = β2·v + (1−β2)·g²``,
         ``Γ = (m' / (1−β1^(t+1))) / (√(v' / (1−β2^(t+1))) + ε)``.
         """
-        return cls("adam", float(beta1), float(beta2), float(eps), step)
+        return cls("adam", beta1, beta2, eps, step)
 
     @classmethod
     def affine(cls, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, step: int = 1) -> Gamma:
@@ -136,12 +159,12 @@ class Gamma:
 
         ``Γ = (m' / (1−β1^(t+1))) / (√(v / (1−β2^t)) + ε)``.
         """
-        return cls("affine", float(beta1), float(beta2), float(eps), step)
+        return cls("affine", beta1, beta2, eps, step)
 
     @classmethod
     def second_moment(cls, beta2: float = 0.999, eps: float = 1e-8, step: int = 1) -> Gamma:
         """``Γ = g / (√(v / (1−β2^t)) + ε)``: what bergson calls Adam."""
-        return cls("second_moment", None, float(beta2), float(eps), step)
+        return cls("second_moment", None, beta2, eps, step)
 
     @classmethod
     def less(cls) -> Gamma:
@@ -153,7 +176,7 @@ class Gamma:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Gamma:
-        return cls(**_known_fields(cls, "gamma", record))
+        return cls(**_fields(cls, "gamma", record, required=("kind",)))
 
 
 @dataclass(frozen=True)
@@ -181,6 +204,18 @@ class StoreSpec:
     data: Mapping[str, Any] = field(default_factory=dict)
     loss: str = "mean_over_own_label_tokens"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.projection, ProjectionSpec):
+            raise TypeError(f"projection: expected a ProjectionSpec, got {type(self.projection).__name__}")
+        if self.gamma is not None and not isinstance(self.gamma, Gamma):
+            raise TypeError(f"gamma: expected a Gamma or None, got {type(self.gamma).__name__}")
+        parameters = tuple((name, tuple(shape)) for name, shape in self.parameters)
+        names = [name for name, _ in parameters]
+        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if twice:
+            raise ValueError(f"parameters: expected each name once, got {twice} more than once")
+        object.__setattr__(self, "parameters", parameters)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "projection": self.projection.to_dict(),
@@ -193,11 +228,11 @@ class StoreSpec:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> StoreSpec:
-        record = _known_fields(cls, "spec", record)
-        record["projection"] = ProjectionSpec.from_dict(record["projection"])
-        record["gamma"] = Gamma.from_dict(record["gamma"]) if record.get("gamma") else None
-        record["parameters"] = tuple((name, tuple(shape)) for name, shape in record.get("parameters", ()))
-        return cls(**record)
+        values = _fields(cls, "spec", record, required=("projection",))
+        values["projection"] = ProjectionSpec.from_dict(values["projection"])
+        if values.get("gamma") is not None:
+            values["gamma"] = Gamma.from_dict(values["gamma"])
+        return cls(**values)
 
     @property
     def digest(self) -> str:
@@ -208,10 +243,12 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _known_fields(cls: type, what: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """`record` as keyword arguments of `cls`; unknown keys are refused by name."""
+def _fields(cls: type, what: str, record: Mapping[str, Any], required: tuple[str, ...]) -> dict[str, Any]:
+    """`record` as keyword arguments of `cls`; unknown keys and absent `required` ones are refused by name."""
     known = {f.name for f in dataclasses.fields(cls)}
-    unknown = sorted(set(record) - known)
+    unknown, absent = sorted(set(record) - known), sorted(set(required) - set(record))
     if unknown:
         raise ValueError(f"{what}: expected the keys {sorted(known)}, got also {unknown}")
+    if absent:
+        raise ValueError(f"{what}: expected the keys {sorted(required)}, got none of the name {absent}")
     return dict(record)
