@@ -47,7 +47,7 @@ class Run:
     @cached_property
     def tests(self) -> dict[str, Part]:
         """Test sets of the targets that have one."""
-        parts = {name: load_test(self.config, name, self.tokenizer) for name in self.config.targets}
+        parts = {name: load_test(self.config, name, self.tokenizer, self.reporter) for name in self.config.targets}
         return {name: part for name, part in parts.items() if part is not None}
 
     def _note(self, name: str, part: Part) -> None:

@@ -23,7 +23,7 @@ class Part:
 
     @property
     def ids(self) -> list[str]:
-        return [sample.id for sample in self.samples]
+        return self.samples.ids
 
     def summary(self) -> dict[str, Any]:
         """What there is to know about how it was read."""
@@ -35,6 +35,7 @@ class Part:
             "without_labels": self.encoded.without_labels,
             "bad_rows": [str(row) for row in self.samples.bad_rows],
             "template": self.encoded.template,
+            "template_digest": self.encoded.template_digest,
             "digest": self.encoded.digest,
             "sources": [str(s) for s in self.samples.sources],
         }
@@ -78,14 +79,36 @@ def load_target(config: RunConfig, name: str, tokenizer: Any, reporter: Reporter
     return part
 
 
-def load_test(config: RunConfig, name: str, tokenizer: Any) -> Part | None:
-    """The test set of one target, or None where the configuration names none."""
+def load_test(config: RunConfig, name: str, tokenizer: Any, reporter: Reporter) -> Part | None:
+    """The test set of one target, or None where the configuration names none.
+
+    Examples whose answer lies beyond `max_length` cannot be measured: they are left out, and counted aloud.
+    """
     target = config.targets[name]
     if not target.test:
         return None
     part = _read_target(config, target, target.test, tokenizer, limit=config.evaluate.limit)
-    require_labels(part.encoded, f"test set of target {name}")
-    return part
+    reporter.say(part.line(f"test set of {name}"))
+    return _with_labels(part, f"test set of {name}", reporter)
+
+
+def _with_labels(part: Part, what: str, reporter: Reporter) -> Part:
+    kept = [i for i, sample in enumerate(part.encoded) if sample.label_tokens > 0]
+    if not kept:
+        require_labels(part.encoded, what)
+    if len(kept) == len(part):
+        return part
+    reporter.say(f"{what}: {len(part) - len(kept)} examples left out, their answers begin after max_length")
+    encoded = part.encoded
+    return Part(
+        SampleSet((part.samples[i] for i in kept), bad_rows=part.samples.bad_rows, sources=part.samples.sources),
+        EncodedSet(
+            (encoded[i] for i in kept),
+            template=encoded.template,
+            template_digest=encoded.template_digest,
+            max_length=encoded.max_length,
+        ),
+    )
 
 
 def _read_target(

@@ -1,0 +1,94 @@
+"""Configurations: what is accepted, what is made of it, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gradsift.errors import ConfigError
+from gradsift.pipeline import describe_config, load_config, parse_config
+
+MINIMAL = """
+run_dir = "runs/first"
+[model]
+path = "some/model"
+[pool]
+sources = ["pool/*.jsonl", "hf:name:train"]
+[targets.skill]
+sources = ["few.jsonl"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_relative_paths_are_taken_from_the_configuration_file(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL))
+    assert config.run_dir == str(tmp_path / "runs/first")
+    assert config.pool.sources == [str(tmp_path / "pool/*.jsonl"), "hf:name:train"]
+    assert config.targets["skill"].sources == [str(tmp_path / "few.jsonl")]
+
+
+def test_a_hub_name_stays_a_name_and_a_folder_becomes_a_path(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, MINIMAL)).model.path == "some/model"
+    (tmp_path / "some/model").mkdir(parents=True)
+    assert load_config(write(tmp_path, MINIMAL)).model.path == str(tmp_path / "some/model")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ('[warmup]\nepoch = 3\n', "warmup.epoch: expected no such key"),
+        ('[warmup]\nepochs = 0\n', "warmup.epochs: Input should be greater than or equal to 1, got 0"),
+        ('[warmup]\nepochs = "two"\n', "warmup.epochs: Input should be a valid integer, got 'two'"),
+        ('[collect]\nproj_dim = 1000\n', "proj_dim: expected a power of two"),
+        ('[collect]\ngamma = "adamw"\n', "collect.gamma: Input should be 'adam'"),
+        ('[select]\nfraction = 0.1\ncount = 3\n', "expected fraction or count, got both"),
+        ('[targets."a/b"]\nsources = ["x"]\n', "target names: expected letters"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_key(tmp_path: Path, change: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, MINIMAL + change))
+    assert says in str(caught.value)
+
+
+def test_every_missing_key_is_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"run_dir": "x"}, base=Path("/"))
+    text = str(caught.value)
+    assert all(f"{key}: expected a value, got none" in text for key in ("model", "pool", "targets"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"a = [", "expected TOML"), (b"\xff\xfe", "expected a readable UTF-8 file")]
+)
+def test_a_file_that_is_not_toml_is_said_to_be_so(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=says):
+        load_config(path)
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a configuration file, got nothing there"):
+        load_config(tmp_path / "none.toml")
+
+
+def test_the_printed_defaults_are_the_defaults(tmp_path: Path) -> None:
+    """`gradsift config` with its blanks filled in is a valid configuration, equal to one that says nothing."""
+    text = (
+        describe_config()
+        .replace('run_dir = "…"', 'run_dir = "runs/first"')
+        .replace("[targets.NAME]", "[targets.skill]")
+        .replace('path = "…"', 'path = "some/model"')
+    )
+    head, tail = text.split("[targets.skill]")
+    head = head.replace("sources = […]", 'sources = ["pool/*.jsonl", "hf:name:train"]')
+    tail = tail.replace("sources = […]", 'sources = ["few.jsonl"]')
+    printed = load_config(write(tmp_path, head + "[targets.skill]" + tail))
+    assert printed == load_config(write(tmp_path, MINIMAL))
