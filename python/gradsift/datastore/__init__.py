@@ -1,0 +1,26 @@
+"""The gradient datastore: a directory of immutable, checksummed shards of sketches (docs/datastore-format.md).
+
+Knows bytes and NumPy, keeps the spec of the rows as a record, and imports no torch.
+"""
+
+from __future__ import annotations
+
+from gradsift.datastore.compare import check_comparable, spec_differences
+from gradsift.datastore.reader import Block, Datastore, ShardReport, VerifyReport
+from gradsift.datastore.shard import Damage
+from gradsift.datastore.table import FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO
+from gradsift.datastore.writer import DatastoreWriter
+
+__all__ = [
+    "FLAG_NONFINITE",
+    "FLAG_NO_LABELS",
+    "FLAG_ZERO",
+    "Block",
+    "Damage",
+    "Datastore",
+    "DatastoreWriter",
+    "ShardReport",
+    "VerifyReport",
+    "check_comparable",
+    "spec_differences",
+]

@@ -1,0 +1,250 @@
+"""Files of one store directory: read without following links, published whole or not at all.
+
+Every name is relative to an open directory handle, so nothing outside the directory can be reached and a directory
+that is moved while it is open stays the same directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from gradsift.errors import (
+    DatastoreCorruptError,
+    DatastoreError,
+    DatastoreExistsError,
+    DatastoreSpaceError,
+)
+
+TEMP_PREFIX = ".tmp-"
+_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+_COMPARE_BYTES = 1 << 20
+
+
+class Directory:
+    """An open store directory."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        try:
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DatastoreError(
+                f"{self.path!r}: expected the directory of a datastore, got {error.strerror}; "
+                "make one with Datastore.create"
+            ) from error
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def file(self, name: str) -> str:
+        """How messages name `name`: with its directory, and with what a terminal would interpret escaped."""
+        return repr(os.path.join(self.path, name))
+
+    def names(self) -> list[str]:
+        """Names in the directory, sorted; temporaries left out."""
+        try:
+            return sorted(name for name in os.listdir(self._fd) if not name.startswith(TEMP_PREFIX))
+        except OSError as error:
+            raise DatastoreError(f"{self.path!r}: cannot be listed: {error.strerror}") from error
+
+    def open_read(self, name: str) -> tuple[int, int]:
+        """Handle and length in bytes of the regular file `name`; links and special files are refused."""
+        # Without O_NONBLOCK a named pipe in a stranger's directory would make the open wait for ever.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(name, flags, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise DatastoreCorruptError(
+                    f"{self.file(name)}: expected a regular file, got a symbolic link; links are not followed"
+                ) from error
+            raise DatastoreError(f"{self.file(name)}: cannot be opened: {error.strerror}") from error
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise DatastoreCorruptError(f"{self.file(name)}: expected a regular file, got a special file")
+        return fd, status.st_size
+
+    def read(self, name: str, *, limit_bytes: int) -> bytes:
+        """All of the small file `name`."""
+        fd, size = self.open_read(name)
+        try:
+            if size > limit_bytes:
+                raise DatastoreCorruptError(f"{self.file(name)}: expected at most {limit_bytes} bytes, got {size}")
+            return pread_exactly(fd, size, 0, self.file(name))
+        finally:
+            os.close(fd)
+
+    def publish(self, name: str, chunks: Iterable[Any], size_bytes: int) -> bool:
+        """Makes `name` hold `chunks` (buffers, `size_bytes` together), durably and at once.
+
+        Returns True if this call put it there, False if the same bytes were there already. Other bytes under that
+        name raise DatastoreExistsError. After an error nothing is visible that was not before, and no temporary is
+        left.
+        """
+        with self._translated(name, size_bytes):
+            temp, fd = self._open_temp()
+            try:
+                written = sum(_write_all(fd, chunk) for chunk in chunks)
+                if written != size_bytes:
+                    raise AssertionError(f"{name}: laid out for {size_bytes} bytes, wrote {written}")
+                # One attempt: after a failed fsync the kernel may have dropped the pages and call them clean.
+                os.fsync(fd)
+                linked = self._link(temp, name)
+            finally:
+                with suppress(OSError):  # an orphan is ignored by readers and removed by the next resume
+                    os.unlink(temp, dir_fd=self._fd)
+                os.close(fd)
+            try:
+                os.fsync(self._fd)
+            except OSError:
+                if linked:  # whole, but not known to survive a power loss: it must not look committed
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=self._fd)
+                raise
+        return linked
+
+    def remove_stale_temps(self) -> list[str]:
+        """Removes temporaries whose writer is dead (their lock is free); returns their names."""
+        removed = []
+        for name in os.listdir(self._fd):
+            if not name.startswith(TEMP_PREFIX):
+                continue
+            try:
+                fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
+            except OSError:  # gone meanwhile, not ours to open, or no plain file: leave it, readers ignore it
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(name, dir_fd=self._fd)
+                removed.append(name)
+            except OSError:  # its writer lives, or the file system has no locks to tell by
+                continue
+            finally:
+                os.close(fd)
+        return removed
+
+    def _open_temp(self) -> tuple[str, int]:
+        """A new temporary, locked for as long as its handle is open: the sign that its writer lives."""
+        while True:
+            temp = TEMP_PREFIX + uuid.uuid4().hex
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(temp, flags, 0o666, dir_fd=self._fd)
+            with suppress(OSError):  # no locks on this file system: then nobody removes temporaries there either
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return temp, fd
+            os.close(fd)  # taken for stale between open and lock
+
+    def _link(self, temp: str, name: str) -> bool:
+        """Gives `temp` its name. False if the same bytes have that name already."""
+        try:
+            os.link(temp, name, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+        except FileExistsError:
+            self._check_same(temp, name)
+            return False
+        return True
+
+    def sync(self) -> None:
+        """Makes the names in the directory durable, those too whose writer died before it could."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise DatastoreError(f"{self.path!r}: the directory cannot be synced: {error.strerror}") from error
+
+    def _check_same(self, temp: str, name: str) -> None:
+        (new, new_size), (old, old_size) = self.open_read(temp), self.open_read(name)
+        try:
+            same = new_size == old_size and all(
+                pread_exactly(new, size, at, self.file(temp)) == pread_exactly(old, size, at, self.file(name))
+                for at in range(0, new_size, _COMPARE_BYTES)
+                for size in (min(_COMPARE_BYTES, new_size - at),)
+            )
+        finally:
+            os.close(new)
+            os.close(old)
+        if not same:
+            raise DatastoreExistsError(
+                f"{self.file(name)}: expected no such file or one with the same bytes, got other bytes; another "
+                "writer published these rows with other values: find out which is right, then delete or keep this file"
+            )
+
+    @contextmanager
+    def _translated(self, name: str, size_bytes: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _SPACE:
+                raise DatastoreSpaceError(
+                    f"{self.file(name)}: expected room for {size_bytes} bytes, got {error.strerror} "
+                    f"({self._free_bytes()} bytes free); nothing was published, what was committed before is intact: "
+                    "free space and resume"
+                ) from error
+            if error.errno in _NO_LINKS:
+                raise DatastoreError(
+                    f"{self.file(name)}: expected a writable directory on a file system with hard links, got "
+                    f"{error.strerror}; nothing was published"
+                ) from error
+            raise DatastoreError(
+                f"{self.file(name)}: could not be published: {error.strerror}; nothing of it is visible, resume once "
+                "the cause is gone"
+            ) from error
+
+    def _free_bytes(self) -> int:
+        status = os.fstatvfs(self._fd)
+        return status.f_bavail * status.f_frsize
+
+
+def make_directory(path: str) -> None:
+    """Makes `path` (its parents must exist) and makes its name durable; a directory already there is accepted."""
+    try:
+        os.mkdir(path)
+        parent = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise DatastoreError(f"{path!r}: the directory cannot be made: {error.strerror}") from error
+
+
+def pread_exactly(fd: int, size: int, offset: int, file: str) -> bytes:
+    """`size` bytes at `offset`, in as many reads as it takes."""
+    parts = []
+    try:
+        while size:
+            part = os.pread(fd, size, offset)
+            if not part:
+                raise DatastoreCorruptError(f"{file}: expected {size} more bytes at offset {offset}, got the end")
+            parts.append(part)
+            size -= len(part)
+            offset += len(part)
+    except OSError as error:
+        raise DatastoreError(f"{file}: cannot be read at offset {offset}: {error.strerror}") from error
+    return b"".join(parts)
+
+
+def _write_all(fd: int, chunk: Any) -> int:
+    view = memoryview(chunk).cast("B")
+    size = len(view)
+    while len(view):
+        view = view[os.write(fd, view) :]
+    return size

@@ -1,0 +1,396 @@
+"""Reading a gradient datastore."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradsift.datastore._io import Directory
+from gradsift.datastore._ranges import RowRanges
+from gradsift.datastore.format import ID_UTF8, VERSION, looks_like_shard, parse_name
+from gradsift.datastore.rows import decode_rows
+from gradsift.datastore.shard import Damage, Shard
+from gradsift.datastore.spec_file import FILE_NAME, MAX_BYTES, expected_rows, parse_spec
+from gradsift.datastore.table import COLUMNS, FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO, Columns
+from gradsift.errors import DatastoreCorruptError, DatastoreError, DatastoreIncompleteError, SpecMismatchError
+from gradsift.specs import ProjectionSpec, StoreSpec
+
+if TYPE_CHECKING:
+    from gradsift.datastore.writer import DatastoreWriter
+
+VERIFY_MODES = ("block", "none", "full")
+_ON_ERROR = ("raise", "skip")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one shard.
+
+    Attributes
+    ----------
+    first : int
+        Row number of the first row; row i of the block is row ``first + i`` of the store.
+    ids : list of str or of int, n long
+    rows : (n, P) float32
+        Read-only for stores of float32, where it is the file itself.
+    grad_norm, gamma_norm : (n,) float64; NaN where not known
+    tokens : (n,) int64; −1 where not known
+    loss : (n,) float32; NaN where not known
+    flags : (n,) uint32
+    """
+
+    first: int
+    ids: list[str] | list[int]
+    rows: np.ndarray
+    grad_norm: np.ndarray
+    gamma_norm: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    flags: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.rows.shape[0])
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What `Datastore.verify` found in one shard: `problems` is empty for a good one."""
+
+    shard: str
+    first: int
+    rows: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `Datastore.verify` found. Rows that are missing are no damage; they stand in `gaps`."""
+
+    path: str
+    full: bool
+    shards: tuple[ShardReport, ...]
+    problems: tuple[str, ...]  # of the store as a whole: an id in two shards, two kinds of ids
+    gaps: tuple[range, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems and all(shard.ok for shard in self.shards)
+
+
+class Datastore:
+    """A directory of sketches, opened for reading: a snapshot of the shards that were there.
+
+    Made by `Datastore.open`; `Datastore.create` makes a writer. Rows are numbered through the store; where rows are
+    missing, numbers jump, and `positions`, `ids` and `metadata` hold the rows that are there, in that order.
+    A file that is cut while it is open cannot be guarded against (the process gets SIGBUS); nothing of ours does that.
+    """
+
+    def __init__(self, directory: Directory, verify: str, on_error: str) -> None:
+        self.path = directory.path
+        raw = directory.read(FILE_NAME, limit_bytes=MAX_BYTES)
+        self.spec, self.dtype = parse_spec(raw, directory.file(FILE_NAME))
+        self._expected_rows = expected_rows(self.spec)
+        self.damaged: list[Damage] = []
+        self._shards: list[Shard] = []
+        self._open_shards(directory, verify, on_error)
+        self._present = RowRanges()
+        for shard in self._shards:
+            self._present.add(shard.first, shard.stop)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        spec: StoreSpec | ProjectionSpec,
+        dtype: str = "bfloat16",
+        resume: bool = False,
+        shard_rows: int = 4096,
+    ) -> DatastoreWriter:
+        """A writer for a new store at `path`, or with ``resume=True`` for the one that is there.
+
+        Parameters
+        ----------
+        path : path
+            The directory to make; its parent must exist. An empty directory is accepted.
+        spec : StoreSpec or ProjectionSpec
+            What the rows mean. ``spec.data["rows"]``, where given, is the number of rows of the finished store.
+        dtype : {"bfloat16", "float16", "float32"}
+            How rows are stored.
+        resume : bool
+            Continue a store of the same `spec` and `dtype`; one that is not there yet is made.
+        shard_rows : int
+            Rows in a shard, the unit of publication and of resume.
+
+        Raises
+        ------
+        DatastoreExistsError
+            `path` holds a store (without `resume`) or other files.
+        SpecMismatchError
+            The store there is of another spec or dtype; the message lists the fields.
+        """
+        from gradsift.datastore.writer import create
+
+        return create(path, spec=spec, dtype=dtype, resume=resume, shard_rows=shard_rows)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: str = "block", on_error: str = "raise") -> Datastore:
+        """The store at `path`.
+
+        Parameters
+        ----------
+        path : path
+        verify : {"block", "none", "full"}
+            ``"block"``: each block of rows is checked when it is first read. ``"none"``: rows are not checked.
+            ``"full"``: every byte is checked now. Headers, footers and row tables are always checked.
+        on_error : {"raise", "skip"}
+            ``"skip"`` opens a damaged store: shards that cannot be used are left out and listed in `damaged`.
+
+        Raises
+        ------
+        DatastoreError
+            No store there. DatastoreCorruptError, DatastoreVersionError, SpecMismatchError: what is wrong with it.
+        """
+        _check_choice("verify", verify, VERIFY_MODES)
+        _check_choice("on_error", on_error, _ON_ERROR)
+        with Directory(path) as directory:
+            return cls(directory, verify, on_error)
+
+    def __len__(self) -> int:
+        """Rows that are there."""
+        return sum(shard.header.rows for shard in self._shards)
+
+    def __enter__(self) -> Datastore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the shards; arrays that were handed out stay valid."""
+        self._shards = []
+        self._present = RowRanges()
+
+    def __repr__(self) -> str:
+        return f"Datastore({self.path!r}, rows={len(self)}, proj_dim={self.proj_dim}, dtype={self.dtype!r})"
+
+    @property
+    def id(self) -> str:
+        """The digest of the spec, which every shard carries."""
+        return self.spec.digest
+
+    @property
+    def proj_dim(self) -> int:
+        return self.spec.projection.proj_dim
+
+    @property
+    def complete(self) -> bool:
+        """Whether no row is missing. Without ``spec.data["rows"]`` rows missing at the end cannot be known."""
+        return not self.gaps()
+
+    def gaps(self) -> list[range]:
+        """Ranges of row numbers that are missing."""
+        stop = self._present.stop if self._expected_rows is None else self._expected_rows
+        return self._present.missing(0, stop)
+
+    def positions(self) -> np.ndarray:
+        """(N,) int64: row numbers of the rows that are there; ``arange(N)`` in a complete store."""
+        return np.concatenate([np.empty(0, np.int64), *(np.arange(s.first, s.stop) for s in self._shards)])
+
+    def ids(self) -> list[str] | list[int]:
+        """Ids of the rows that are there, in order. Raises DatastoreCorruptError if one stands there twice."""
+        ids: list[Any] = [i for shard in self._shards for i in shard.table().ids(0, shard.header.rows)]
+        problem = _id_problem(ids, self.positions())
+        if problem:
+            raise DatastoreCorruptError(f"{self.path!r}: {problem}")
+        return ids
+
+    def metadata(self) -> dict[str, np.ndarray]:
+        """``grad_norm``, ``gamma_norm``, ``tokens``, ``loss``, ``flags``: (N,) arrays of the rows that are there."""
+        columns = Columns.concatenate([shard.table().columns for shard in self._shards])
+        return {name: getattr(columns, name) for name, _ in COLUMNS}
+
+    def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows ``[start, stop)`` by row number, (stop − start, P) float32, in new memory.
+
+        Raises IndexError outside the store and DatastoreIncompleteError where rows are missing.
+        """
+        stop = self._present.stop if stop is None else stop
+        if not 0 <= start <= stop <= self._present.stop:
+            raise IndexError(f"rows: expected 0 <= start <= stop <= {self._present.stop}, got {start} … {stop}")
+        missing = self._present.missing(start, stop)
+        if missing:
+            raise DatastoreIncompleteError(
+                f"{self.path!r}: expected rows {start} … {stop - 1}, got none of {_ranges_text(missing)}; resume the "
+                "run that writes them"
+            )
+        out = np.empty((stop - start, self.proj_dim), np.float32)
+        for shard in self._shards:
+            lo, hi = max(start, shard.first), min(stop, shard.stop)
+            if lo < hi:
+                out[lo - start : hi - start] = decode_rows(shard.stored(lo - shard.first, hi - shard.first), self.dtype)
+        return out
+
+    def blocks(self, rows: int = 4096, *, on_error: str = "raise") -> Iterator[Block]:
+        """All rows that are there, in order, in blocks of at most `rows`, none of which crosses a shard.
+
+        With ``on_error="skip"`` rows in damaged blocks are left out and listed in `damaged`.
+        """
+        if isinstance(rows, bool) or not isinstance(rows, int):
+            raise TypeError(f"rows: expected an int, got {type(rows).__name__}")
+        if rows < 1:
+            raise ValueError(f"rows: expected at least 1, got {rows}")
+        _check_choice("on_error", on_error, _ON_ERROR)
+        return self._blocks(rows, on_error == "skip")
+
+    def info(self) -> dict[str, Any]:
+        """What the store is, as plain values."""
+        flags = self.metadata()["flags"]
+        kinds = {shard.header.id_kind for shard in self._shards}
+        return {
+            "path": self.path,
+            "id": self.id,
+            "format_version": VERSION,
+            "dtype": self.dtype,
+            "proj_dim": self.proj_dim,
+            "rows": len(self),
+            "expected_rows": self._expected_rows,
+            "complete": self.complete,
+            "gaps": [[gap.start, gap.stop] for gap in self.gaps()],
+            "shards": len(self._shards),
+            "bytes": sum(shard.file_bytes for shard in self._shards),
+            "id_kind": next(("str" if k == ID_UTF8 else "int" for k in kinds), None),
+            "no_labels": int(np.count_nonzero(flags & FLAG_NO_LABELS)),
+            "nonfinite": int(np.count_nonzero(flags & FLAG_NONFINITE)),
+            "zero": int(np.count_nonzero(flags & FLAG_ZERO)),
+            "damaged": [[d.shard, d.first, d.stop, d.reason] for d in self.damaged],
+            "spec": self.spec.to_dict(),
+        }
+
+    def verify(self, *, full: bool = True) -> VerifyReport:
+        """Reads every row and reports what is wrong, shard by shard; raises nothing for damage.
+
+        Open with ``on_error="skip"`` to get a report on a store that does not open. ``full=False`` checks the
+        checksums only; ``full=True`` also each file's digest, ids and flags.
+        """
+        reports = [ShardReport(d.shard, d.first, len(d), (d.reason,)) for d in self.damaged]
+        problems: list[str] = []
+        ids: list[Any] = []
+        positions: list[int] = []
+        for shard in self._shards:
+            found = shard.problems(full=full)
+            reports.append(ShardReport(shard.name, shard.first, shard.header.rows, tuple(found)))
+            if full and not found:
+                ids += shard.table().ids(0, shard.header.rows)
+                positions += range(shard.first, shard.stop)
+        duplicate = _id_problem(ids, positions)
+        if duplicate:
+            problems.append(duplicate)
+        reports.sort(key=lambda report: report.shard)
+        return VerifyReport(self.path, full, tuple(reports), tuple(problems), tuple(self.gaps()))
+
+    def _open_shards(self, directory: Directory, verify: str, on_error: str) -> None:
+        names = [name for name in directory.names() if looks_like_shard(name)]
+        for name in sorted(names, key=lambda name: (parse_name(name) or (-1,), name)):
+            try:
+                shard = Shard(directory, name, check_blocks=verify != "none")
+                self._check_fits(shard, directory.file(FILE_NAME))
+                if verify == "full":
+                    found = shard.problems(full=True)
+                    if found:
+                        raise DatastoreCorruptError(found[0])
+            except DatastoreError as error:
+                if on_error == "raise":
+                    raise
+                first, rows, _ = parse_name(name) or (0, 0, "")
+                self.damaged.append(Damage(name, first, first + rows, str(error)))
+            else:
+                self._shards.append(shard)
+
+    def _check_fits(self, shard: Shard, spec_file: str) -> None:
+        header = shard.header
+        for what, want, got in (
+            ("spec digest", self.id, header.spec_digest),
+            ("row dtype", self.dtype, header.dtype),
+            ("proj_dim", self.proj_dim, header.proj_dim),
+        ):
+            if want != got:
+                raise SpecMismatchError(f"{shard.file}: {what}: expected {want} as in {spec_file}, got {got}")
+        if self._expected_rows is not None and header.stop > self._expected_rows:
+            raise SpecMismatchError(
+                f"{shard.file}: expected rows below {self._expected_rows} (spec.data.rows), got rows up to "
+                f"{header.stop - 1}"
+            )
+        if not self._shards:
+            return
+        before = self._shards[-1]
+        if before.stop > shard.first:
+            raise DatastoreCorruptError(
+                f"{shard.file}: expected rows from {before.stop} on, got rows {shard.first} … {shard.stop - 1}, which "
+                f"overlap those of {before.name} ({before.first} … {before.stop - 1}); delete one of the two"
+            )
+        if before.header.id_kind != header.id_kind:
+            raise DatastoreCorruptError(
+                f"{shard.file}: expected ids of the same kind in all shards, got integers and strings ({before.name})"
+            )
+
+    def _blocks(self, rows: int, skip: bool) -> Iterator[Block]:
+        for shard in list(self._shards):
+            try:
+                table = shard.table()
+                for start in range(0, shard.header.rows, rows):
+                    stop = min(start + rows, shard.header.rows)
+                    lost = shard.damaged_rows(start, stop) if skip else []
+                    self.damaged += [damage for damage in lost if damage not in self.damaged]
+                    for part in _without(start, stop, [(d.first - shard.first, d.stop - shard.first) for d in lost]):
+                        yield self._block(shard, table.ids(part.start, part.stop), table.columns, part)
+            except DatastoreCorruptError as error:
+                if not skip:
+                    raise
+                self.damaged.append(Damage(shard.name, shard.first, shard.stop, str(error)))
+
+    def _block(self, shard: Shard, ids: list[str] | list[int], columns: Columns, part: range) -> Block:
+        known = columns[part.start : part.stop]
+        return Block(
+            shard.first + part.start,
+            ids,
+            decode_rows(shard.stored(part.start, part.stop), self.dtype),
+            *(getattr(known, name) for name, _ in COLUMNS),
+        )
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+
+
+def _ranges_text(ranges: list[range]) -> str:
+    shown = ", ".join(f"{r.start} … {r.stop - 1}" for r in ranges[:8])
+    return shown + (f" and {len(ranges) - 8} more ranges" if len(ranges) > 8 else "")
+
+
+def _without(start: int, stop: int, lost: list[tuple[int, int]]) -> list[range]:
+    ranges = RowRanges()
+    for a, b in lost:
+        ranges.add(a, b)
+    return ranges.missing(start, stop)
+
+
+def _id_problem(ids: list[Any], positions: Any) -> str | None:
+    """The first id that stands there twice, with both rows."""
+    if len(set(ids)) == len(ids):
+        return None
+    seen: dict[Any, int] = {}
+    for row, name in zip(positions, ids, strict=True):
+        if name in seen:
+            return f"expected ids that are unique in the store, got {name!r} in rows {seen[name]} and {row}"
+        seen[name] = int(row)
+    raise AssertionError("a set is shorter than its list only if an element repeats")
