@@ -1,0 +1,15 @@
+# gradsift_add_isa(NAME "flag;flag" source...): adds the sources to _native, built with these flags alone, and defines
+# GRADSIFT_BUILD_<NAME>=1 for the tables that dispatch to them. A compiler without the flags builds the rest.
+include(CheckCXXCompilerFlag)
+
+function(gradsift_add_isa name flags)
+    string(REPLACE ";" " " flag_line "${flags}")
+    check_cxx_compiler_flag("${flag_line}" GRADSIFT_COMPILER_HAS_${name})
+    if(NOT GRADSIFT_COMPILER_HAS_${name})
+        message(STATUS "gradsift: ${name} left out, the compiler lacks ${flag_line}")
+        return()
+    endif()
+    target_sources(_native PRIVATE ${ARGN})
+    set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "${flags}")
+    target_compile_definitions(_native PRIVATE GRADSIFT_BUILD_${name}=1)
+endfunction()

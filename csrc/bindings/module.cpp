@@ -1,0 +1,126 @@
+// The Python module: addresses in, the GIL released, nothing computed here. Shapes and types are checked by
+// gradsift.ops before; what remains throws std::invalid_argument, which Python sees as ValueError.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "common/isa.h"
+#include "crc32c/crc32c.h"
+#include "project_linear/project_linear.h"
+#include "project_rows/project_rows.h"
+
+namespace py = pybind11;
+
+namespace gradsift {
+namespace {
+
+// (address, dtype, sample stride, row stride), strides in elements
+using RowsTuple = std::tuple<uintptr_t, int, int64_t, int64_t>;
+// (address, dtype); address 0: none
+using MomentTuple = std::tuple<uintptr_t, int>;
+// (kind, proj_dim, seed, nonzeros)
+using ProjectionTuple = std::tuple<int, int64_t, uint64_t, int>;
+// (kind, beta1, beta2, eps, step)
+using GammaTuple = std::tuple<int, double, double, double, int64_t>;
+// (sketches address, row stride, norms address or 0, row stride, accumulate)
+using OutputTuple = std::tuple<uintptr_t, int64_t, uintptr_t, int64_t, bool>;
+
+template <class T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+RowsView rows_view(const RowsTuple& rows, int64_t cols) {
+    const auto& [address, dtype, sample_stride, row_stride] = rows;
+    return {pointer<const void>(address), static_cast<Dtype>(dtype), cols, sample_stride, row_stride};
+}
+
+MomentView moment_view(const MomentTuple& moment) {
+    const auto& [address, dtype] = moment;
+    return {pointer<const void>(address), static_cast<Dtype>(dtype)};
+}
+
+// What both ops have in common.
+template <class Call>
+void fill(Call& call, int64_t samples, const ProjectionTuple& projection, uint64_t param_id, const GammaTuple& gamma,
+          const MomentTuple& first, const MomentTuple& second, const OutputTuple& output, int threads) {
+    const auto& [kind, proj_dim, seed, nonzeros] = projection;
+    call.projection = {static_cast<ProjectionKind>(kind), proj_dim, seed, nonzeros};
+    call.param_id = param_id;
+    const auto& [gamma_kind, beta1, beta2, eps, step] = gamma;
+    call.gamma = {static_cast<GammaKind>(gamma_kind), beta1, beta2, eps, step};
+    call.first = moment_view(first);
+    call.second = moment_view(second);
+    const auto& [sketches, sketch_stride, norms, norm_stride, accumulate] = output;
+    call.sketches = {pointer<float>(sketches), samples, proj_dim, sketch_stride};
+    call.norms = {pointer<double>(norms), samples, 2, norm_stride};
+    call.accumulate = accumulate;
+    call.threads = threads;
+}
+
+void bind_project_linear(const RowsTuple& activations, const RowsTuple& output_grads, uintptr_t cu_seqlens, bool padded,
+                         int64_t samples, int64_t d_out, int64_t d_in, const ProjectionTuple& projection,
+                         uint64_t param_id, const GammaTuple& gamma, const MomentTuple& first,
+                         const MomentTuple& second, const OutputTuple& output, int threads) {
+    ProjectLinear call;
+    fill(call, samples, projection, param_id, gamma, first, second, output, threads);
+    call.activations = rows_view(activations, d_in);
+    call.output_grads = rows_view(output_grads, d_out);
+    call.cu_seqlens = pointer<const int64_t>(cu_seqlens);
+    call.padded = padded;
+    project_linear(call);
+}
+
+void bind_project_rows(const RowsTuple& grads, uintptr_t row_ids, uintptr_t cu_seqlens, int64_t samples, int64_t d_out,
+                       int64_t d_in, const ProjectionTuple& projection, uint64_t param_id, const GammaTuple& gamma,
+                       const MomentTuple& first, const MomentTuple& second, const OutputTuple& output, int threads) {
+    ProjectRows call;
+    fill(call, samples, projection, param_id, gamma, first, second, output, threads);
+    call.grads = rows_view(grads, d_in);
+    call.rows = d_out;
+    call.row_ids = pointer<const int64_t>(row_ids);
+    call.cu_seqlens = pointer<const int64_t>(cu_seqlens);
+    project_rows(call);
+}
+
+uint32_t bind_crc32c(const py::object& data, uint32_t value) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+    struct Release {
+        Py_buffer* view;
+        ~Release() { PyBuffer_Release(view); }
+    } const release{&view};
+    const py::gil_scoped_release no_gil;
+    return crc32c(view.buf, static_cast<size_t>(view.len), value);
+}
+
+std::vector<std::string> isa_names() {
+    std::vector<std::string> names;
+    for (const Isa isa : isas()) names.emplace_back(isa_name(isa));
+    return names;
+}
+
+}  // namespace
+}  // namespace gradsift
+
+PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+    using namespace gradsift;
+    m.doc() = "Kernels of gradsift on raw addresses; use gradsift.ops.";
+    m.def("project_linear", &bind_project_linear, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
+          py::arg("activations"), py::arg("output_grads"), py::arg("cu_seqlens"), py::arg("padded"),
+          py::arg("samples"), py::arg("d_out"), py::arg("d_in"), py::arg("projection"), py::arg("param_id"),
+          py::arg("gamma"), py::arg("first_moment"), py::arg("second_moment"), py::arg("output"), py::arg("threads"));
+    m.def("project_rows", &bind_project_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
+          py::arg("grads"), py::arg("row_ids"), py::arg("cu_seqlens"), py::arg("samples"), py::arg("d_out"),
+          py::arg("d_in"), py::arg("projection"), py::arg("param_id"), py::arg("gamma"), py::arg("first_moment"),
+          py::arg("second_moment"), py::arg("output"), py::arg("threads"));
+    m.def("crc32c", &bind_crc32c, py::arg("data"), py::arg("value") = 0,
+          "CRC-32C of a contiguous buffer, continuing from `value`.");
+    m.def("isas", &isa_names, "Instruction-set levels built in that this CPU can run, best first.");
+    m.def("built_isas", &built_isas, "Instruction-set levels built in, best first, whatever this CPU can do.");
+    m.def("isa", [] { return std::string(isa_name(active_isa())); }, "The level in force.");
+    m.def("set_isa", &set_isa, py::arg("name"), "Force one of `isas()` for calls that start later.");
+}

@@ -1,0 +1,21 @@
+#pragma once
+#include "common/isa.h"
+
+namespace gradsift {
+
+/// An op's kernels by level; levels that were not built stay null.
+template <class Fn>
+struct IsaTable {
+    Fn scalar;
+    Fn avx2 = nullptr;
+    Fn avx512 = nullptr;
+
+    /// The best kernel at or below `level`.
+    Fn pick(Isa level) const {
+        if (level >= Isa::kAvx512 && avx512) return avx512;
+        if (level >= Isa::kAvx2 && avx2) return avx2;
+        return scalar;
+    }
+};
+
+}  // namespace gradsift

@@ -1,0 +1,140 @@
+#include "common/slices.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "common/check.h"
+#include "common/parallel.h"
+#include "common/projection.h"
+
+namespace gradsift {
+namespace {
+
+constexpr int64_t kMaxSlices = 16;
+constexpr int64_t kRowUnit = 16;  // a multiple of every kernel's tile height
+constexpr int64_t kPartialFloats = int64_t{1} << 22;
+
+struct AlignedDelete {
+    void operator()(float* block) const { ::operator delete[](block, std::align_val_t{64}); }
+};
+using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
+
+AlignedFloats aligned_floats(int64_t count) {
+    return AlignedFloats(static_cast<float*>(
+        ::operator new[](static_cast<size_t>(count) * sizeof(float), std::align_val_t{64})));
+}
+
+struct Scratch {
+    AlignedFloats floats;
+    int64_t size = 0;
+
+    float* at_least(int64_t count) {
+        if (count > size) {
+            floats.reset();
+            floats = aligned_floats(count);
+            size = count;
+        }
+        return floats.get();
+    }
+};
+
+thread_local Scratch t_scratch;
+thread_local Scratch t_sketch;
+
+void write_sample(const SketchOutput& output, int64_t sample, const float* partials,
+                  const double (*norms)[2], int64_t count) {
+    float* const row = output.sketches.row(sample);
+    const int64_t dim = output.sketches.cols;
+    for (int64_t p = 0; p < dim; ++p) {
+        float sum = partials[p];
+        for (int64_t k = 1; k < count; ++k) sum += partials[k * dim + p];
+        row[p] = output.accumulate ? row[p] + sum * output.scale : sum * output.scale;
+    }
+    if (!output.norms) return;
+    double* const into = output.norms.row(sample);
+    for (int side = 0; side < 2; ++side) {
+        double sum = 0;
+        for (int64_t k = 0; k < count; ++k) sum += norms[k][side];
+        into[side] = output.accumulate ? into[side] + sum : sum;
+    }
+}
+
+}  // namespace
+
+float* thread_scratch(int64_t count) { return t_scratch.at_least(count); }
+
+void check_output(const MatrixView<float>& sketches, const MatrixView<double>& norms, int64_t proj_dim, int threads) {
+    require(sketches.rows >= 0, "samples: expected a count >= 0, got ", sketches.rows);
+    require(sketches.data != nullptr || sketches.rows == 0, "out: expected (", sketches.rows, ", ", proj_dim, ") numbers, got none");
+    require(sketches.row_stride >= proj_dim || sketches.rows <= 1, "out: expected rows at least ", proj_dim,
+            " apart, got ", sketches.row_stride);
+    require(threads >= 1, "threads: expected a count >= 1, got ", threads);
+    require(!norms || norms.row_stride >= 2 || norms.rows <= 1, "norms: expected rows at least 2 apart, got ", norms.row_stride);
+}
+
+int64_t slice_count(int64_t rows, int64_t cols, int64_t entry_cost, int64_t proj_dim) {
+    // A slice clears, writes and adds P numbers once more; at 512 multiply-adds for each that is under 5%.
+    const int64_t worth = 512 * std::max<int64_t>(proj_dim, kBlockDim);
+    const int64_t units = std::max((rows + kRowUnit - 1) / kRowUnit, (cols + kBlockCols - 1) / kBlockCols);
+    const int64_t wanted = rows * cols * entry_cost / worth;
+    return std::clamp<int64_t>(std::min(wanted, units), 1, kMaxSlices);
+}
+
+Rect slice_rect(int64_t rows, int64_t cols, int64_t count, int64_t index) {
+    const int64_t row_units = (rows + kRowUnit - 1) / kRowUnit;
+    const int64_t col_units = (cols + kBlockCols - 1) / kBlockCols;
+    const auto edge = [&](int64_t units, int64_t unit, int64_t size, int64_t at) {
+        return std::min(size, units * at / count * unit);
+    };
+    if (row_units >= col_units) {
+        return {edge(row_units, kRowUnit, rows, index), edge(row_units, kRowUnit, rows, index + 1), 0, cols};
+    }
+    return {0, rows, edge(col_units, kBlockCols, cols, index), edge(col_units, kBlockCols, cols, index + 1)};
+}
+
+void run_slices(int64_t samples, const std::function<int64_t(int64_t)>& slices_of,
+                const SliceBody& body, const SketchOutput& output, int threads) {
+    const int64_t dim = output.sketches.cols;
+    struct Task {
+        int64_t sample, index, count, first;  // first: the sample's first partial, −1 if it needs none
+    };
+    std::vector<Task> tasks;
+    std::vector<int64_t> split;  // tasks that begin a sample of several slices
+    // Samples are taken in groups, so that the partial sketches of a large batch fit.
+    for (int64_t begin = 0; begin < samples;) {
+        tasks.clear();
+        split.clear();
+        int64_t partials = 0;
+        int64_t end = begin;
+        for (; end < samples && (end == begin || partials * dim < kPartialFloats); ++end) {
+            const int64_t count = slices_of(end);
+            const int64_t first = count > 1 ? partials : -1;
+            if (count > 1) {
+                split.push_back(static_cast<int64_t>(tasks.size()));
+                partials += count;
+            }
+            for (int64_t k = 0; k < count; ++k) tasks.push_back({end, k, count, first});
+        }
+        const AlignedFloats sums = partials > 0 ? aligned_floats(partials * dim) : nullptr;
+        const auto norms = std::make_unique<double[][2]>(static_cast<size_t>(partials));
+        parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t t) {
+            const Task& task = tasks[static_cast<size_t>(t)];
+            const bool whole = task.first < 0;
+            float* const sketch = whole ? t_sketch.at_least(dim) : sums.get() + (task.first + task.index) * dim;
+            double own[1][2] = {{0, 0}};
+            std::fill_n(sketch, dim, 0.0f);
+            body(task.sample, task.index, sketch, whole ? own[0] : norms[task.first + task.index]);
+            if (whole) write_sample(output, task.sample, sketch, own, 1);
+        });
+        parallel_for(static_cast<int64_t>(split.size()), threads, [&](int64_t s) {
+            const Task& task = tasks[static_cast<size_t>(split[static_cast<size_t>(s)])];
+            write_sample(output, task.sample, sums.get() + task.first * dim, norms.get() + task.first, task.count);
+        });
+        begin = end;
+    }
+}
+
+}  // namespace gradsift

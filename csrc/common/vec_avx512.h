@@ -1,0 +1,84 @@
+// Sixteen lanes, AVX-512 F, BW, VL and DQ; only for files built with those flags.
+#pragma once
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "common/dtype.h"
+
+namespace gradsift {
+namespace {
+
+struct Vec {
+    static constexpr int kLanes = 16;
+    using Permutation = __m512i;
+
+    __m512 x;
+
+    static __mmask16 first_mask(int64_t count) {
+        return count < kLanes ? (__mmask16)((1u << count) - 1) : (__mmask16)0xFFFF;
+    }
+    static __m512 widen(__m256i half) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    }
+
+    static Vec zero() { return {_mm512_setzero_ps()}; }
+    static Vec all(float value) { return {_mm512_set1_ps(value)}; }
+    static Vec load(const float* from) { return {_mm512_loadu_ps(from)}; }
+    static Vec load(const bf16* from) {
+        return {widen(_mm256_loadu_si256((const __m256i*)from))};
+    }
+    static Vec load_first(const float* from, int64_t count) {
+        return {_mm512_maskz_loadu_ps(first_mask(count), from)};
+    }
+    static Vec load_first(const bf16* from, int64_t count) {
+        return {widen(_mm256_maskz_loadu_epi16(first_mask(count), from))};
+    }
+    static Vec first(Vec v, int64_t count) {
+        return {_mm512_maskz_mov_ps(first_mask(count), v.x)};
+    }
+    void store(float* to) const { _mm512_storeu_ps(to, x); }
+
+    static Vec mul_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
+    friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.x, b.x)}; }
+    friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.x, b.x)}; }
+    friend Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.x, b.x)}; }
+    static Vec sqrt(Vec v) { return {_mm512_sqrt_ps(v.x)}; }
+    // 0 stays 0 and NaN stays NaN.
+    static Vec sign(Vec v) {
+        const __m512 zero = _mm512_setzero_ps();
+        const __mmask16 up = _mm512_cmp_ps_mask(v.x, zero, _CMP_GT_OQ);
+        const __mmask16 down = _mm512_cmp_ps_mask(v.x, zero, _CMP_LT_OQ);
+        const __m512 raised = _mm512_mask_mov_ps(v.x, up, _mm512_set1_ps(1.0f));
+        return {_mm512_mask_mov_ps(raised, down, _mm512_set1_ps(-1.0f))};
+    }
+
+    /// Lane l negated where bit l of `bits` is set.
+    static Vec negate(Vec v, uint32_t bits) {
+        return {_mm512_mask_xor_ps(v.x, (__mmask16)bits, v.x, _mm512_set1_ps(-0.0f))};
+    }
+    /// Lane l of `permute(v, xor_lanes(mask))` is lane l ^ mask of v.
+    static Permutation xor_lanes(int mask) {
+        const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        return _mm512_xor_si512(lanes, _mm512_set1_epi32(mask));
+    }
+    static Vec permute(Vec v, Permutation lanes) { return {_mm512_permutexvar_ps(lanes, v.x)}; }
+
+    struct SquareSum {
+        __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+        void add(Vec v) {
+            const __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(v.x));
+            const __m512d b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v.x, 1));
+            low = _mm512_fmadd_pd(a, a, low);
+            high = _mm512_fmadd_pd(b, b, high);
+        }
+        double total() const {
+            double lanes[8];
+            _mm512_storeu_pd(lanes, _mm512_add_pd(low, high));
+            return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
+                   ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+        }
+    };
+};
+
+}  // namespace
+}  // namespace gradsift

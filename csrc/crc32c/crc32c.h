@@ -1,0 +1,14 @@
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace gradsift {
+
+/// CRC-32C (Castagnoli, RFC 3720 B.4) of `size` bytes, continuing from `value`; 0 starts. No alignment needed.
+/// The SSE4.2 instruction where the CPU has it, unless the level in force is scalar; else tables.
+uint32_t crc32c(const void* data, size_t size, uint32_t value);
+
+/// Only on a CPU with SSE4.2; without the final and initial inversion.
+uint32_t crc32c_sse42(const unsigned char* data, size_t size, uint32_t state);
+
+}  // namespace gradsift

@@ -1,0 +1,9 @@
+#include "common/vec_scalar.h"
+//
+#include "project_rows/project_rows_tile.h"
+
+namespace gradsift {
+
+void project_rows_scalar(const RowsSlice& slice) { run_rows(slice); }
+
+}  // namespace gradsift
