@@ -61,7 +61,8 @@ def xor_signs(spec: ProjectionSpec, param: str, rows: np.ndarray, n_columns: int
     blocks = np.arange(-(-n_columns // CHUNK_COLUMNS))
     key = _key(spec, GOLDEN * repeat)
     words = philox4x32((*_id_words(param), np.asarray(rows)[:, None], blocks[None, :]), key)
-    return _bits_to_signs(words, axis_last=True).reshape(len(rows), -1)[:, :n_columns]
+    signs = _bits_to_signs(words, axis_last=True).reshape(len(rows), CHUNK_COLUMNS * len(blocks))
+    return signs[:, :n_columns]
 
 
 def xor_masks(
