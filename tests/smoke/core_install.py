@@ -30,8 +30,7 @@ from gradsift.cli import main  # noqa: E402  # after the checks above, which mus
 
 with tempfile.TemporaryDirectory() as folder:
     config = Path(folder) / "c.toml"
-    config.write_text(
-        'run_dir = "run"\n[model]\npath = "nowhere"\n[pool]\nsources = ["p.jsonl"]\n[targets.t]\nsources = ["t.jsonl"]\n'
-    )
+    sections = '[model]\npath = "nowhere"\n[pool]\nsources = ["p.jsonl"]\n[targets.t]\nsources = ["t.jsonl"]\n'
+    config.write_text(f'run_dir = "run"\n{sections}', encoding="utf-8")
     assert main(["run", str(config)]) == 1, "a missing extra must be an explained error"
 print("core install: ops, datastore and selection work without torch", file=sys.stderr)

@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from gradsift.cli.app import app
+from gradsift.cli.commands import app
 from gradsift.errors import GradsiftError
 
 __all__ = ["main"]

@@ -114,6 +114,7 @@ class SelectConfig(_Section):
     selector: Literal["top", "round_robin"] = "top"
     reduce: Literal["less", "mean", "max", "cosine_to_mean"] = "less"
     per_target: bool = Field(False, description="one selection for each target instead of one for all together")
+    key_prefix: str = Field("", description="put before influence, rank, best_target in selected.jsonl")
 
     @model_validator(mode="after")
     def _one_budget(self) -> SelectConfig:

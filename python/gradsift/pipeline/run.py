@@ -50,6 +50,10 @@ class Run:
         parts = {name: load_test(self.config, name, self.tokenizer, self.reporter) for name in self.config.targets}
         return {name: part for name, part in parts.items() if part is not None}
 
+    def read_everything(self) -> None:
+        """Reads and checks all input, so that a bad row costs minutes and not a night."""
+        _ = self.pool, self.targets, self.tests
+
     def _note(self, name: str, part: Part) -> None:
         write_json(self.directory.root / "data" / f"{name}.json", part.summary())
 

@@ -66,7 +66,7 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
             **run.config.select.budget(),
         )
     result.record["target_stores"] = settings["targets"]
-    result.save(directory, run.pool.samples)
+    result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
     run.directory.finish(directory, settings)
     for line in summary_lines(name, result):
         run.reporter.say(line)

@@ -25,6 +25,7 @@ def settings(run: Run) -> dict[str, Any]:
 
 def warmup(run: Run) -> list[Path]:
     """The checkpoints of the warm-up, trained if they are not there yet."""
+    run.read_everything()
     directory, wanted = run.directory.warmup, settings(run)
     if not run.directory.is_done(directory, wanted):
         run.directory.begin(directory, wanted)

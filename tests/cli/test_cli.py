@@ -1,0 +1,122 @@
+"""The command line as a user meets it: help, messages, exit statuses."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+import gradsift as gs
+from gradsift.cli import main
+from gradsift.cli.commands import app
+
+STEPS = ["run", "warmup", "collect", "select", "train", "evaluate"]
+VERBS = [*STEPS, "config", "doctor", "demo", "store info", "store verify"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*verb.split(), "--help"]) == 0
+    assert f"Example:  gradsift {verb}" in capsys.readouterr().out
+
+
+def test_no_verb_is_left_out_of_the_tests_above() -> None:
+    found = []
+    for name, verb in app.commands.items():
+        found += [f"{name} {sub}" for sub in verb.commands] if isinstance(verb, click.Group) else [name]
+    assert sorted(found) == sorted(VERBS)
+
+
+def test_help_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; from gradsift.cli import main; main(['--help']); "
+        "print(sorted({'torch', 'transformers', 'pydantic', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_error_of_ours_is_one_message_and_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(tmp_path / "none.toml")]) == 1
+    assert capsys.readouterr().err.endswith("none.toml: expected a configuration file, got nothing there\n")
+
+
+def test_traceback_can_be_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(gs.errors.ConfigError):
+        main(["--traceback", "run", str(tmp_path / "none.toml")])
+
+
+def test_a_wrong_call_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 2
+    assert "Missing argument 'CONFIG'" in capsys.readouterr().err
+
+
+def test_config_checks_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('run_dir = "r"\n[modell]\n', encoding="utf-8")
+    assert main(["config", str(path)]) == 1
+    assert "modell: expected no such key" in capsys.readouterr().err
+
+
+def test_doctor_says_what_takes_each_op(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "op project_linear" in text
+    assert gs.__version__ in text
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    rows = np.random.default_rng(0).normal(size=(5, 256)).astype(np.float32)
+    with gs.Datastore.create(path, spec=gs.ProjectionSpec(proj_dim=256), dtype="float32") as writer:
+        writer.append([f"s{i}" for i in range(5)], rows)
+    return path
+
+
+def test_store_info_is_json_with_the_row_count(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    assert main(["store", "info", str(store)]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 5
+
+
+def test_store_verify_passes_a_whole_store_and_fails_a_damaged_one(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["store", "verify", str(store)]) == 0
+    shard = next(store.glob("*.gs"))
+    data = bytearray(shard.read_bytes())
+    data[4096 + 17] ^= 1
+    shard.write_bytes(data)
+    assert main(["store", "verify", str(store)]) == 1
+    assert shard.name in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_go_on(tmp_path: Path, how: signal.Signals) -> None:
+    """The verb is replaced by one that waits, so that the signal meets a command at work."""
+    code = (
+        "import sys, time\nimport gradsift.cli.commands as a\nfrom gradsift.cli import main\n"
+        "def wait(): print('working', flush=True); time.sleep(60)\n"
+        "a.doctor.callback = wait\nsys.exit(main(['doctor']))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "working\n"
+            time.sleep(0.2)
+            process.send_signal(how)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "the same command goes on from there" in err

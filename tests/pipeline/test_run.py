@@ -1,0 +1,271 @@
+"""The whole job on a tiny model: from rows of text to a table, resumed, refused and repeated."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradsift as gs
+from gradsift.errors import ConfigError, DataError, DatastoreCorruptError
+from gradsift.pipeline import Run, parse_config, run_all
+from gradsift.pipeline.collect import collect
+from gradsift.pipeline.select import select_samples
+from gradsift.pipeline.training import finished_checkpoints
+from gradsift.pipeline.warmup import warmup
+
+
+class Listener:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.advanced: dict[str, int] = {}
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def task(self, title: str, total: int, unit: str) -> Any:
+        from contextlib import contextmanager
+
+        @contextmanager
+        def running() -> Any:
+            self.advanced[title] = 0
+
+            def advance(n: int) -> None:
+                self.advanced[title] += n
+
+            yield advance
+
+        return running()
+
+
+def open_run(record: dict[str, Any], listener: Listener | None = None) -> Run:
+    return Run.open(parse_config(record, base=Path("/")), listener)
+
+
+def stored_rows(run_dir: Path) -> dict[str, np.ndarray]:
+    return {
+        str(p.relative_to(run_dir)): gs.Datastore.open(p).rows(0, len(gs.Datastore.open(p)))
+        for p in sorted((run_dir / "stores").glob("*/*"))
+    }
+
+
+def checkpoint_records(run_dir: Path) -> dict[str, Any]:
+    folders = finished_checkpoints(run_dir / "warmup")
+    return {c.name: json.loads((c / "checkpoint.json").read_text()) for c in folders}
+
+
+def selected_ids(directory: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in (directory / "selected.jsonl").read_text().splitlines()]
+
+
+def test_the_whole_job_leaves_what_its_readme_promises(record: dict[str, Any]) -> None:
+    listener = Listener()
+    results = run_all(parse_config(record, base=Path("/")), listener)
+    run_dir = Path(record["run_dir"])
+    assert set(results["targets"]["digits"]) == {"base", "random", "selected"}
+    assert len(results["targets"]["digits"]["selected"]["loss"]) == 2
+    assert results["selections"]["selected"]["samples"] == int(0.2 * 36)
+    selected = [json.loads(x) for x in (run_dir / "selection/selected/selected.jsonl").read_text().splitlines()]
+    assert [row["rank"] for row in selected] == list(range(1, 8))
+    assert selected[0]["messages"][0]["role"] == "user"
+    assert all(a["influence"] >= b["influence"] for a, b in itertools.pairwise(selected))
+    for name in ("results.md", "results.json", "README.md", "config.json", "data/pool.json", "evaluate/base.json"):
+        assert (run_dir / name).is_file(), name
+    pools = {title: n for title, n in listener.advanced.items() if title.endswith("pool")}
+    assert len(pools) == 2
+    assert set(pools.values()) == {36}
+
+
+def test_the_same_command_again_does_nothing_twice(record: dict[str, Any]) -> None:
+    first = run_all(parse_config(record, base=Path("/")))
+    listener = Listener()
+    assert run_all(parse_config(record, base=Path("/")), listener) == first
+    assert listener.advanced == {}
+
+
+def test_an_interrupted_collection_goes_on_and_writes_the_same_bytes(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradsift.collector import GradientCollector
+
+    run_dir = Path(record["run_dir"])
+    collect(open_run(record))
+    whole = {p.name: p.read_bytes() for p in (run_dir / "stores").glob("*/pool/*.gs")}
+    assert len(whole) == 2 * 5
+    shutil.rmtree(run_dir / "stores")
+    original, calls = GradientCollector.collect, [0]
+
+    def interrupted(self: Any, batch: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 8:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    monkeypatch.setattr(GradientCollector, "collect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect(open_run(record))
+    monkeypatch.setattr(GradientCollector, "collect", original)
+    kept = list((run_dir / "stores").glob("*/pool/*.gs"))
+    assert 0 < len(kept) < 10
+    collect(open_run(record))
+    assert {p.name: p.read_bytes() for p in (run_dir / "stores").glob("*/pool/*.gs")} == whole
+
+
+def test_an_interrupted_warmup_goes_on_from_its_last_epoch(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from gradsift.pipeline import training
+
+    run_dir = Path(record["run_dir"])
+    warmup(open_run(record))
+    whole = {c.name: json.loads((c / "checkpoint.json").read_text()) for c in finished_checkpoints(run_dir / "warmup")}
+    moments = {
+        c.name: torch.load(c / "optimizer.pt", weights_only=True) for c in finished_checkpoints(run_dir / "warmup")
+    }
+    shutil.rmtree(run_dir / "warmup")
+    original, calls = training.write_json, [0]
+
+    def killed(path: Path, value: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 4:  # the second checkpoint's record: its files are there, its last one is not
+            raise KeyboardInterrupt
+        original(path, value)
+
+    monkeypatch.setattr(training, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        warmup(open_run(record))
+    monkeypatch.setattr(training, "write_json", original)
+    assert len(finished_checkpoints(run_dir / "warmup")) == 1
+    warmup(open_run(record))
+    assert checkpoint_records(run_dir) == whole
+    for c in finished_checkpoints(run_dir / "warmup"):
+        state = torch.load(c / "optimizer.pt", weights_only=True)["state"]
+        for index, expected in moments[c.name]["state"].items():
+            torch.testing.assert_close(state[index]["exp_avg"], expected["exp_avg"], rtol=0, atol=0)
+
+
+def test_warmup_checkpoints_carry_moments_that_load_by_name(record: dict[str, Any]) -> None:
+    from gradsift.pipeline.models import load_adapter, load_base
+
+    run = open_run(record)
+    checkpoints = warmup(run)
+    assert len(checkpoints) == 2
+    rates = [json.loads((c / "checkpoint.json").read_text())["learning_rate"] for c in checkpoints]
+    assert rates[0] > rates[1] > 0
+    model = load_adapter(load_base(run.config.model), checkpoints[1])
+    moments = gs.load_moments(checkpoints[1], model)
+    assert "model.layers.0.self_attn.q_proj.lora_A.weight" in moments
+    assert moments.step == int(checkpoints[1].name.rsplit("-", 1)[1])
+    assert not list((run.directory.root / "warmup").rglob("*.bin")), "no pickle is left behind"
+
+
+def test_expensive_steps_refuse_another_configuration(record: dict[str, Any]) -> None:
+    collect(open_run(record))
+    before = stored_rows(Path(record["run_dir"]))
+    other = copy.deepcopy(record)
+    other["collect"]["seed"] = 1
+    with pytest.raises(ConfigError, match=r"projection\.seed: was 0, is 1"):
+        collect(open_run(other))
+    other = copy.deepcopy(record)
+    other["lora"]["r"] = 8
+    with pytest.raises(ConfigError, match=r"lora\.r: was 4, is 8"):
+        collect(open_run(other))
+    after = stored_rows(Path(record["run_dir"]))
+    assert before.keys() == after.keys()
+    for name, rows in before.items():
+        np.testing.assert_array_equal(rows, after[name])
+
+
+def test_a_changed_selection_is_made_again_and_says_why(record: dict[str, Any]) -> None:
+    select_samples(open_run(record))
+    other = copy.deepcopy(record)
+    other["select"] = {"count": 3}
+    listener = Listener()
+    (directory,) = select_samples(open_run(other, listener))
+    assert len((directory / "selected.jsonl").read_text().splitlines()) == 3
+    assert any("select.count: was None, is 3" in line for line in listener.lines)
+
+
+def test_per_target_makes_one_selection_for_each(record: dict[str, Any]) -> None:
+    record["targets"]["again"] = dict(record["targets"]["digits"])
+    record["select"]["per_target"] = True
+    directories = select_samples(open_run(record))
+    assert [d.name for d in directories] == ["digits", "again"]
+    assert selected_ids(directories[0]) == selected_ids(directories[1])
+
+
+def test_a_pool_of_other_data_is_refused(record: dict[str, Any]) -> None:
+    collect(open_run(record))
+    pool = Path(record["pool"]["sources"][0])
+    pool.write_text("".join(pool.read_text().splitlines(keepends=True)[1:]), encoding="utf-8")
+    with pytest.raises(ConfigError, match="pool: was"):
+        collect(open_run(record))
+
+
+def test_a_damaged_store_is_refused_by_the_selection(record: dict[str, Any]) -> None:
+    collect(open_run(record))
+    shard = next(Path(record["run_dir"]).glob("stores/*/pool/*.gs"))
+    data = bytearray(shard.read_bytes())
+    data[5000] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DatastoreCorruptError, match=shard.name):
+        select_samples(open_run(record))
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "says"),
+    [
+        ("pool", "", "pool.jsonl"),
+        ("pool", '{"messages": "not a chat"}\n', "pool.jsonl:1"),
+        ("few", '{"prompt": "only a question"}\n', "few.jsonl:1"),
+    ],
+)
+def test_bad_input_stops_the_run_before_anything_is_trained(
+    record: dict[str, Any], part: str, content: str, says: str
+) -> None:
+    sources = record["pool"]["sources"] if part == "pool" else record["targets"]["digits"]["sources"]
+    Path(sources[0]).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=says):
+        run_all(parse_config(record, base=Path("/")))
+    assert not list(Path(record["run_dir"]).glob("warmup/checkpoint-*"))
+
+
+def test_a_target_whose_answers_are_cut_away_is_named(record: dict[str, Any]) -> None:
+    record["model"]["max_length"] = 8
+    with pytest.raises(DataError, match="target digits: expected label tokens"):
+        run_all(parse_config(record, base=Path("/")))
+
+
+def test_lora_modules_that_the_model_lacks_are_named(record: dict[str, Any]) -> None:
+    record["lora"]["modules"] = ["c_attn"]
+    with pytest.raises(ConfigError, match=r"lora\.modules: expected layers of this model, got \['c_attn'\]"):
+        warmup(open_run(record))
+
+
+def test_selected_rows_score_as_brute_force_over_the_stores_says(record: dict[str, Any]) -> None:
+    run = open_run(record)
+    (directory,) = select_samples(run)
+    checkpoints = finished_checkpoints(run.directory.warmup)
+    rates = np.array([json.loads((c / "checkpoint.json").read_text())["learning_rate"] for c in checkpoints])
+    total = 0.0
+    for rate, c in zip(rates / rates.sum(), checkpoints, strict=True):
+        pool = gs.Datastore.open(run.directory.pool_store(c.name))
+        target = gs.Datastore.open(run.directory.target_store(c.name, "digits"))
+        rows, wanted = (s.rows(0, len(s)).astype(np.float64) for s in (pool, target))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        total = total + rate * (rows @ wanted.T).mean(axis=1)
+    best = np.argsort(-total, kind="stable")[:7]
+    selected = [json.loads(x) for x in (directory / "selected.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in selected] == [run.pool.ids[i] for i in best]
+    np.testing.assert_allclose([row["influence"] for row in selected], total[best], rtol=0, atol=1e-6)
