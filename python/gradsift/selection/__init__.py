@@ -1,0 +1,10 @@
+"""Influence of candidates on targets, and the choice that follows from it."""
+
+from __future__ import annotations
+
+from gradsift.selection.influence import REDUCTIONS
+from gradsift.selection.output import Selection
+from gradsift.selection.select import select
+from gradsift.selection.selectors import SELECTORS
+
+__all__ = ["REDUCTIONS", "SELECTORS", "Selection", "select"]

@@ -1,0 +1,132 @@
+"""Checkpoint weights and the columns that rows are scored against (docs/scoring.md has the formulae)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradsift.datastore import FLAG_NO_LABELS, FLAG_NONFINITE
+from gradsift.selection.sources import RowSource, SampleId
+
+REDUCTIONS = ("less", "mean", "max", "cosine_to_mean")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What rows are scored against: per checkpoint an array (S, P) float32, one column a subtask or a target.
+
+    Attributes
+    ----------
+    at : one array a checkpoint
+    names : (S,) what each column is: a subtask's name, or a target's id where every target has a column
+    subtask : (S,) the subtask each column belongs to
+    sizes : subtask → number of target rows, in order of first appearance
+    """
+
+    at: list[np.ndarray]
+    names: list[SampleId]
+    subtask: list[str]
+    sizes: dict[str, int]
+
+
+def checkpoint_weights(weights: Sequence[float] | None, sources: Sequence[RowSource]) -> tuple[np.ndarray, str]:
+    """η̄, summing to 1, and where it comes from: given, the stores' mean learning rates, or equal."""
+    count, origin = len(sources), "given"
+    if weights is None:
+        rates = [None if s.spec is None else s.spec.checkpoint.get("learning_rate") for s in sources]
+        known = [r for r in rates if r is not None]
+        if known and len(known) < count:
+            lacking = rates.index(None)
+            raise ValueError(
+                f"weights: expected one per checkpoint, got None, and candidates[{lacking}] names no learning_rate "
+                "though others do; pass weights=[...]"
+            )
+        weights, origin = (known, "learning_rate") if known else ([1.0] * count, "equal")
+    if isinstance(weights, (str, bytes)) or not hasattr(weights, "__len__"):
+        raise TypeError(f"weights: expected a sequence of numbers, got {type(weights).__name__}")
+    if len(weights) != count:
+        raise ValueError(f"weights: expected {count}, one per checkpoint, got {len(weights)}")
+    try:
+        values = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"weights: expected numbers, got {list(weights)!r}") from error
+    if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any() or not values.any():
+        raise ValueError(f"weights: expected finite numbers >= 0, one at least above 0, got {list(weights)!r}")
+    values = values / values.max()  # the sum of huge or tiny weights would overflow or vanish
+    return values / values.sum(), origin
+
+
+def target_columns(
+    sources: Sequence[RowSource], ids: Sequence[SampleId], subtasks: Sequence[str] | None, reduce: str
+) -> Columns:
+    """Folds the target rows of every checkpoint into columns; refuses rows that say nothing."""
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"reduce: expected one of {REDUCTIONS}, got {reduce!r}")
+    n_targets = len(sources[0])
+    if n_targets == 0:
+        raise ValueError("targets: expected at least one row, got none")
+    of_row = _subtask_of_rows(subtasks, n_targets)
+    sizes = {name: of_row.count(name) for name in dict.fromkeys(of_row)}
+    members = [np.array([i for i, name in enumerate(of_row) if name == subtask]) for subtask in sizes]
+    at = []
+    for c, source in enumerate(sources):
+        raw = _target_rows(c, source, ids)
+        unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+        if reduce == "max":
+            columns = unit
+        elif reduce == "cosine_to_mean":
+            columns = np.stack([raw[rows].mean(axis=0) for rows in members])
+            norms = np.linalg.norm(columns, axis=1, keepdims=True)
+            if not norms.all():
+                name = list(sizes)[int(np.flatnonzero(norms == 0)[0])]
+                raise ValueError(
+                    f"targets[{c}]: expected a mean row other than zero in subtask {name!r}, got one of zeros, "
+                    'to which no cosine is defined; use reduce="less"'
+                )
+            columns /= norms
+        else:
+            columns = np.stack([unit[rows].mean(axis=0) for rows in members])
+        at.append(columns.astype(np.float32))
+    if reduce == "max":
+        return Columns(at, list(ids), of_row, sizes)
+    return Columns(at, list(sizes), list(sizes), sizes)
+
+
+def _subtask_of_rows(subtasks: Sequence[str] | None, n_targets: int) -> list[str]:
+    if subtasks is None:
+        return ["target"] * n_targets
+    if isinstance(subtasks, (str, bytes)) or not hasattr(subtasks, "__len__"):
+        raise TypeError(f"subtasks: expected a sequence of str, one a target row, got {type(subtasks).__name__}")
+    if len(subtasks) != n_targets:
+        raise ValueError(f"subtasks: expected {n_targets} names, one a target row, got {len(subtasks)}")
+    names = list(subtasks)
+    for row, name in enumerate(names):
+        if not isinstance(name, str):
+            raise TypeError(f"subtasks: expected a str for every target row, got {type(name).__name__} in row {row}")
+        if not name:
+            raise ValueError(f"subtasks: expected a name for every target row, got '' in row {row}")
+    return names
+
+
+def _target_rows(c: int, source: RowSource, ids: Sequence[SampleId]) -> np.ndarray:
+    """All rows (M, P) in float64; one that cannot be scored against is an error that names it."""
+    raw = np.zeros((len(source), source.proj_dim))
+    for block in source.blocks():
+        rows = np.asarray(block.rows, np.float64)
+        raw[block.first : block.first + len(rows)] = rows
+        unlabelled = (block.flags & FLAG_NO_LABELS) != 0
+        nonfinite = (block.flags & FLAG_NONFINITE) != 0
+        for contract, bad in (
+            ("label tokens, got none, perhaps for truncation,", unlabelled),
+            ("finite numbers, got NaN or infinity", nonfinite | ~np.isfinite(rows).all(axis=1)),
+            ("a gradient other than zero, got zeros", ~rows.any(axis=1)),
+        ):
+            if bad.any():
+                row = block.first + int(np.flatnonzero(bad)[0])
+                raise ValueError(
+                    f"targets[{c}]: expected {contract} in target {ids[row]!r} (row {row}; {int(bad.sum())} such rows "
+                    "in this block); leave such targets out"
+                )
+    return raw

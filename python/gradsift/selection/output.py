@@ -1,0 +1,210 @@
+"""What a selection is, and how it is written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeAlias
+
+import numpy as np
+
+from gradsift.errors import DataError, DatastoreSpaceError
+from gradsift.selection.sources import SampleId
+
+KEYS = ("influence", "rank", "best_target")
+
+
+class SampleLike(Protocol):
+    """A sample with the record it was read from; `gradsift.data.Sample` is one."""
+
+    @property
+    def id(self) -> SampleId: ...
+    @property
+    def record(self) -> Mapping[str, Any]: ...
+
+
+Samples: TypeAlias = Mapping[SampleId, Mapping[str, Any]] | Iterable[SampleLike]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection:
+    """k selected candidates, best first, and what the scan learned about all N of the pool.
+
+    Attributes
+    ----------
+    ids : (k,) ids of the selected candidates
+    positions : (k,) int64, their row numbers in the pool
+    scores : (k,) float32, the influence each was chosen by; with "round_robin" the score of the column that took it
+    best_subtask : (k,) name of the subtask each scores highest for (with "round_robin": of the one that took it)
+    best_target : (k,) the same, but the id of the target example where every target has a column (reduce="max")
+    subtasks : names of all subtasks, in order
+    counts : ``pool``, ``requested``, ``selected``, ``eligible``, and ``excluded_<reason>`` for each reason
+    record : settings, digests and versions, enough to repeat the selection, and measurements of the pool
+    influence : (N,) float32, of every row; NaN where the row is excluded
+    subtask_scores : (N, S) float32 or None; the columns are `columns`
+    columns : (S,) names of the columns: subtasks, or target ids with reduce="max"
+    """
+
+    ids: list[SampleId]
+    positions: np.ndarray
+    scores: np.ndarray
+    best_subtask: list[str]
+    best_target: list[SampleId]
+    subtasks: list[str]
+    counts: dict[str, int]
+    record: dict[str, Any]
+    influence: np.ndarray
+    subtask_scores: np.ndarray | None
+    columns: list[SampleId]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        how = self.record["settings"]
+        return f"<Selection: {len(self)} of {self.counts['pool']} by {how['selector']}, reduce={how['reduce']!r}>"
+
+    def to_jsonl(self, path: str | os.PathLike[str], samples: Samples, *, prefix: str = "") -> None:
+        """Writes the selected records, best first, each as it was read plus three keys.
+
+        ``influence`` (float), ``rank`` (1 is best), ``best_target`` (see the attribute).
+
+        Parameters
+        ----------
+        path : written whole or not at all; what was there is replaced
+        samples : mapping from id to record, or samples with ``id`` and ``record``, such as a ``SampleSet``
+        prefix : put before the three keys
+
+        Raises
+        ------
+        DataError
+            A selected id is not among the samples or there twice; a record has one of the keys already (nothing of a
+            record is overwritten: pass a `prefix`); a record is not JSON.
+        DatastoreSpaceError
+            The disk is full. Nothing was written.
+        """
+        lines = self._lines(samples, prefix)
+        with atomic_text(path) as file:
+            file.writelines(lines)
+
+    def save(self, directory: str | os.PathLike[str], samples: Samples, *, prefix: str = "") -> None:
+        """Writes ``selected.jsonl`` (as `to_jsonl`) and then ``selection.json`` into `directory`, made if needed.
+
+        ``selection.json`` holds `record`, `counts`, the ids, positions, scores and best targets, and the BLAKE2b-128 of
+        ``selected.jsonl``: one that does not fit shows a write cut short between the two.
+        """
+        directory = Path(directory)
+        lines = self._lines(samples, prefix)
+        directory.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.blake2b(digest_size=16)
+        with atomic_text(directory / "selected.jsonl") as file:
+            for line in lines:
+                digest.update(line.encode())
+                file.write(line)
+        with atomic_text(directory / "selection.json") as file:
+            json.dump(self.to_dict() | {"selected_jsonl_digest": digest.hexdigest()}, file, indent=1, allow_nan=False)
+            file.write("\n")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the arrays of the whole pool, as JSON values."""
+        return self.record | {
+            "counts": self.counts,
+            "subtasks": self.subtasks,
+            "ids": self.ids,
+            "positions": self.positions.tolist(),
+            "influence": self.scores.tolist(),
+            "best_target": self.best_target,
+        }
+
+    def _lines(self, samples: Samples, prefix: str) -> list[str]:
+        records = _records_of(self.ids, samples)
+        keys = [prefix + key for key in KEYS]
+        lines = []
+        for rank, (i, score, best) in enumerate(
+            zip(self.ids, self.scores.tolist(), self.best_target, strict=True), start=1
+        ):
+            record = records[i]
+            taken = [key for key in keys if key in record]
+            if taken:
+                raise DataError(
+                    f"samples: expected records without the keys {keys}, got {taken} in sample {i!r}; "
+                    'nothing is overwritten: pass prefix="gradsift_" or rename the keys'
+                )
+            lines.append(_json_line(i, {**record, **dict(zip(keys, (score, rank, best), strict=True))}))
+        return lines
+
+
+def _records_of(ids: Sequence[SampleId], samples: Samples) -> dict[SampleId, Mapping[str, Any]]:
+    wanted = set(ids)
+    found: dict[SampleId, Mapping[str, Any]] = {}
+    if isinstance(samples, Mapping):
+        found = {i: samples[i] for i in ids if i in samples}
+    else:
+        for sample in samples:
+            if not (hasattr(sample, "id") and hasattr(sample, "record")):
+                raise TypeError(
+                    "samples: expected a mapping from id to record, or samples with .id and .record, "
+                    f"got a {type(sample).__name__} among them"
+                )
+            if sample.id in wanted:
+                if sample.id in found:
+                    raise DataError(
+                        f"samples: expected each id once, got {sample.id!r} twice; ids must tell samples apart"
+                    )
+                found[sample.id] = sample.record
+    missing = [i for i in ids if i not in found]
+    if missing:
+        raise DataError(
+            f"samples: expected the samples the rows were collected from, got none for {len(missing)} of {len(ids)} "
+            f"selected ids (first: {missing[:3]!r}); read the same sources"
+        )
+    return found
+
+
+def _json_line(sample_id: SampleId, record: dict[str, Any]) -> str:
+    try:
+        line = json.dumps(record, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"samples: expected records of JSON values, got {error} in sample {sample_id!r}; "
+            "convert such values to text"
+        ) from error
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write only as \uXXXX
+        line = json.dumps(record)
+    return line + "\n"
+
+
+@contextmanager
+def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """A text file that replaces `path`, durably and at once, when the block ends without an error."""
+    path = Path(path)
+    temp = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        with open(temp, "x", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except BaseException as error:
+        with suppress(FileNotFoundError):
+            os.unlink(temp)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DatastoreSpaceError(
+                f"{str(path)!r}: expected room to write it, got {error.strerror}; nothing of it was written: "
+                "free space and select again"
+            ) from error
+        raise
