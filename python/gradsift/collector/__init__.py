@@ -1,0 +1,20 @@
+"""Per-sample gradients of a model, sketched while its batched backward runs, and the optimizer's moments.
+
+Needs torch; knows ``torch.nn`` and nothing of files but the optimizer state that `load_moments` reads.
+"""
+
+from __future__ import annotations
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    from gradsift.errors import DependencyMissingError
+
+    raise DependencyMissingError(
+        'gradsift.collector: expected torch to be installed, got nothing; pip install "gradsift[torch]"'
+    ) from error
+
+from gradsift.collector.collector import GradientCollector
+from gradsift.collector.moments import OPTIMIZER_NAMES, Moments, load_moments
+
+__all__ = ["OPTIMIZER_NAMES", "GradientCollector", "Moments", "load_moments"]
