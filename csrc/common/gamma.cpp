@@ -26,11 +26,6 @@ void check_gamma(const Gamma& gamma) {
     require(gamma.kind == GammaKind::kLess || gamma.step >= 1, "step: expected a count >= 1, got ", gamma.step);
 }
 
-void check_moments(GammaKind kind, const MomentView& first, const MomentView& second) {
-    require(!reads_first_moment(kind) || first.data != nullptr, "moments: expected the first moment, got none");
-    require(!reads_second_moment(kind) || second.data != nullptr, "moments: expected the second moment, got none");
-}
-
 GammaTerms gamma_terms(const Gamma& gamma) {
     GammaTerms terms{gamma.kind, 0, 0, 0, 0, 0, 0};
     if (!reads_second_moment(gamma.kind)) return terms;

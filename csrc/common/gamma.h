@@ -1,8 +1,6 @@
 #pragma once
 #include <stdint.h>
 
-#include "common/matrix_view.h"
-
 namespace gradsift {
 
 /// In the order of gradsift.specs.GAMMA_KINDS, where the formulas stand.
@@ -19,9 +17,6 @@ struct Gamma {
 
 /// Throws std::invalid_argument unless the kind is known and 0 <= beta < 1, 0 < eps, step >= 1 where they are read.
 void check_gamma(const Gamma& gamma);
-
-/// Throws std::invalid_argument where `kind` reads a moment that is not there.
-void check_moments(GammaKind kind, const MomentView& first, const MomentView& second);
 
 bool reads_first_moment(GammaKind kind);
 bool reads_second_moment(GammaKind kind);

@@ -1,12 +1,11 @@
 #include "common/slices.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <array>
 #include <memory>
 #include <new>
 #include <vector>
 
-#include "common/check.h"
 #include "common/parallel.h"
 #include "common/projection.h"
 
@@ -27,6 +26,8 @@ AlignedFloats aligned_floats(int64_t count) {
         ::operator new[](static_cast<size_t>(count) * sizeof(float), std::align_val_t{64})));
 }
 
+using NormPair = std::array<double, 2>;
+
 struct Scratch {
     AlignedFloats floats;
     int64_t size = 0;
@@ -45,7 +46,7 @@ thread_local Scratch t_scratch;
 thread_local Scratch t_sketch;
 
 void write_sample(const SketchOutput& output, int64_t sample, const float* partials,
-                  const double (*norms)[2], int64_t count) {
+                  const NormPair* norms, int64_t count) {
     float* const row = output.sketches.row(sample);
     const int64_t dim = output.sketches.cols;
     for (int64_t p = 0; p < dim; ++p) {
@@ -65,15 +66,6 @@ void write_sample(const SketchOutput& output, int64_t sample, const float* parti
 }  // namespace
 
 float* thread_scratch(int64_t count) { return t_scratch.at_least(count); }
-
-void check_output(const MatrixView<float>& sketches, const MatrixView<double>& norms, int64_t proj_dim, int threads) {
-    require(sketches.rows >= 0, "samples: expected a count >= 0, got ", sketches.rows);
-    require(sketches.data != nullptr || sketches.rows == 0, "out: expected (", sketches.rows, ", ", proj_dim, ") numbers, got none");
-    require(sketches.row_stride >= proj_dim || sketches.rows <= 1, "out: expected rows at least ", proj_dim,
-            " apart, got ", sketches.row_stride);
-    require(threads >= 1, "threads: expected a count >= 1, got ", threads);
-    require(!norms || norms.row_stride >= 2 || norms.rows <= 1, "norms: expected rows at least 2 apart, got ", norms.row_stride);
-}
 
 int64_t slice_count(int64_t rows, int64_t cols, int64_t entry_cost, int64_t proj_dim) {
     // A slice clears, writes and adds P numbers once more; at 512 multiply-adds for each that is under 5%.
@@ -119,19 +111,20 @@ void run_slices(int64_t samples, const std::function<int64_t(int64_t)>& slices_o
             for (int64_t k = 0; k < count; ++k) tasks.push_back({end, k, count, first});
         }
         const AlignedFloats sums = partials > 0 ? aligned_floats(partials * dim) : nullptr;
-        const auto norms = std::make_unique<double[][2]>(static_cast<size_t>(partials));
+        std::vector<NormPair> norms(static_cast<size_t>(partials), NormPair{0, 0});
         parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t t) {
             const Task& task = tasks[static_cast<size_t>(t)];
             const bool whole = task.first < 0;
             float* const sketch = whole ? t_sketch.at_least(dim) : sums.get() + (task.first + task.index) * dim;
-            double own[1][2] = {{0, 0}};
+            NormPair own{0, 0};
             std::fill_n(sketch, dim, 0.0f);
-            body(task.sample, task.index, sketch, whole ? own[0] : norms[task.first + task.index]);
-            if (whole) write_sample(output, task.sample, sketch, own, 1);
+            NormPair& pair = whole ? own : norms[static_cast<size_t>(task.first + task.index)];
+            body(task.sample, task.index, sketch, pair.data());
+            if (whole) write_sample(output, task.sample, sketch, &own, 1);
         });
         parallel_for(static_cast<int64_t>(split.size()), threads, [&](int64_t s) {
             const Task& task = tasks[static_cast<size_t>(split[static_cast<size_t>(s)])];
-            write_sample(output, task.sample, sums.get() + task.first * dim, norms.get() + task.first, task.count);
+            write_sample(output, task.sample, sums.get() + task.first * dim, norms.data() + task.first, task.count);
         });
         begin = end;
     }

@@ -26,9 +26,6 @@ struct SketchOutput {
     float scale = 1.0f;           // of the sketch alone
 };
 
-/// Throws std::invalid_argument unless the output has `proj_dim` columns and a norm pair a sample, and threads >= 1.
-void check_output(const MatrixView<float>& sketches, const MatrixView<double>& norms, int64_t proj_dim, int threads);
-
 /// Adds slice `index` of sample `sample` to `sketch` (P numbers) and `norms` (2 numbers).
 using SliceBody = std::function<void(int64_t sample, int64_t index, float* sketch, double* norms)>;
 

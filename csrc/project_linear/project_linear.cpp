@@ -2,6 +2,7 @@
 
 #include "common/check.h"
 #include "common/isa_table.h"
+#include "common/preconditions.h"
 #include "common/slices.h"
 #include "project_linear/project_linear_kernel.h"
 
@@ -23,15 +24,11 @@ void check(const ProjectLinear& call) {
     check_gamma(call.gamma);
     check_output(call.sketches, call.norms, call.projection.proj_dim, call.threads);
     check_moments(call.gamma.kind, call.first, call.second);
-    require(call.activations.cols >= 1 && call.output_grads.cols >= 1, "weight: expected at least one row and column, got (",
-            call.output_grads.cols, ", ", call.activations.cols, ")");
+    check_rows("activations", call.activations);
+    check_rows("output_grads", call.output_grads);
     require(call.activations.dtype == call.output_grads.dtype,
             "output_grads: expected the dtype of activations");
-    require(call.cu_seqlens != nullptr && call.cu_seqlens[0] == 0, "cu_seqlens: expected to begin with 0");
-    for (int64_t b = 0; b < call.sketches.rows; ++b) {
-        require(call.cu_seqlens[b + 1] >= call.cu_seqlens[b], "cu_seqlens: expected no decrease, got ",
-                call.cu_seqlens[b], " then ", call.cu_seqlens[b + 1], " at sample ", b);
-    }
+    check_offsets(call.cu_seqlens, call.sketches.rows);
 }
 
 // Γ and the signed add take about as long as this many tokens.

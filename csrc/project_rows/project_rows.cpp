@@ -2,6 +2,7 @@
 
 #include "common/check.h"
 #include "common/isa_table.h"
+#include "common/preconditions.h"
 #include "common/slices.h"
 #include "project_rows/project_rows_kernel.h"
 
@@ -23,16 +24,12 @@ void check(const ProjectRows& call) {
     check_gamma(call.gamma);
     check_output(call.sketches, call.norms, call.projection.proj_dim, call.threads);
     check_moments(call.gamma.kind, call.first, call.second);
-    require(call.rows >= 1 && call.grads.cols >= 1, "shape: expected at least one row and column, got (", call.rows,
-            ", ", call.grads.cols, ")");
+    check_rows("grads", call.grads);
+    require(call.rows >= 0, "shape: expected a count of rows >= 0, got ", call.rows);
     require((call.row_ids == nullptr) == (call.cu_seqlens == nullptr),
             "row_ids: expected together with cu_seqlens or not at all");
     if (call.cu_seqlens == nullptr) return;
-    require(call.cu_seqlens[0] == 0, "cu_seqlens: expected to begin with 0, got ", call.cu_seqlens[0]);
-    for (int64_t b = 0; b < call.sketches.rows; ++b) {
-        require(call.cu_seqlens[b + 1] >= call.cu_seqlens[b], "cu_seqlens: expected no decrease, got ",
-                call.cu_seqlens[b], " then ", call.cu_seqlens[b + 1], " at sample ", b);
-    }
+    check_offsets(call.cu_seqlens, call.sketches.rows);
     for (int64_t k = 0; k < call.cu_seqlens[call.sketches.rows]; ++k) {
         require(call.row_ids[k] >= 0 && call.row_ids[k] < call.rows, "row_ids: expected 0 to ", call.rows - 1,
                 ", got ", call.row_ids[k], " at position ", k);

@@ -1,0 +1,55 @@
+"""Kernels on raw addresses; `gradsift.ops` checks the arguments. Wrong values raise ValueError."""
+
+from typing import TypeAlias
+
+from typing_extensions import Buffer
+
+# (address, dtype: 0 float32 or 1 bfloat16, sample stride, row stride), strides in elements
+_Rows: TypeAlias = tuple[int, int, int, int]
+# (address or 0, dtype), contiguous
+_Moment: TypeAlias = tuple[int, int]
+# (index in specs.PROJECTION_KINDS, proj_dim, seed, nonzeros)
+_Projection: TypeAlias = tuple[int, int, int, int]
+# (index in specs.GAMMA_KINDS, beta1, beta2, eps, step)
+_Gamma: TypeAlias = tuple[int, float, float, float, int]
+# (address of the sketches, row stride, address of the norms or 0, row stride, whether to add)
+_Output: TypeAlias = tuple[int, int, int, int, bool]
+
+def project_linear(
+    *,
+    activations: _Rows,
+    output_grads: _Rows,
+    cu_seqlens: int,
+    padded: bool,
+    samples: int,
+    d_out: int,
+    d_in: int,
+    projection: _Projection,
+    param_id: int,
+    gamma: _Gamma,
+    first_moment: _Moment,
+    second_moment: _Moment,
+    output: _Output,
+    threads: int,
+) -> None: ...
+def project_rows(
+    *,
+    grads: _Rows,
+    row_ids: int,
+    cu_seqlens: int,
+    samples: int,
+    d_out: int,
+    d_in: int,
+    projection: _Projection,
+    param_id: int,
+    gamma: _Gamma,
+    first_moment: _Moment,
+    second_moment: _Moment,
+    output: _Output,
+    threads: int,
+) -> None: ...
+def crc32c(data: Buffer, value: int = 0) -> int: ...
+def isas() -> list[str]: ...
+def built_isas() -> list[str]: ...
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
