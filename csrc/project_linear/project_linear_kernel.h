@@ -26,9 +26,14 @@ struct LinearSlice {
 
 constexpr int kMaxTileRows = 16;
 
-/// Room a kernel needs for one block of activations and all rows of output gradients of the slice.
+/// Floats from one panel of `tokens` × `width` to the next. The odd line keeps panels of a power of two tokens out of
+/// each other's cache sets.
+static inline int64_t panel_floats(int64_t tokens, int64_t width) { return tokens * width + 16; }
+
+/// Room a kernel needs for one block of activations and all rows of output gradients of the slice, in panels as narrow
+/// as four.
 static inline int64_t linear_panel_floats(int64_t tokens, int64_t rows) {
-    return tokens * (kBlockCols + rows + kMaxTileRows);
+    return kBlockCols / 4 * panel_floats(tokens, 4) + (rows / 4 + kMaxTileRows) * panel_floats(tokens, 4);
 }
 
 using ProjectLinearFn = void (*)(const LinearSlice&);

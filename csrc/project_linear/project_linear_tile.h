@@ -13,12 +13,12 @@ struct LinearTile {
     static_assert(32 % kCols == 0 || kCols % 32 == 0);
     static_assert(kBlockCols % kCols == 0 && kRows <= kMaxTileRows);
 
-    /// to[panel][token][kCols] = activations[token, col …], zeros beyond `width`; `width` is at most a block.
+    /// Panels of activations, [panel][token][kCols], zeros beyond `width`, which is at most a block.
     template <class T>
     static void pack_activations(const T* from, int64_t stride, int64_t tokens, int width, float* to) {
         for (int64_t t = 0; t < tokens; ++t, from += stride) {
             float* out = to + t * kCols;
-            for (int col = 0; col < width; col += kCols, out += tokens * kCols) {
+            for (int col = 0; col < width; col += kCols, out += panel_floats(tokens, kCols)) {
                 for (int k = 0; k < kCols; k += Vec::kLanes) {
                     const int left = width - col - k;
                     (left > 0 ? load_up_to(from + col + k, left) : Vec::zero()).store(out + k);
@@ -27,29 +27,37 @@ struct LinearTile {
         }
     }
 
-    /// to[tile][token][kRows] = output_grads[token, row …], zeros beyond `rows`.
+    /// Panels of output gradients, [tile][token][kRows], zeros beyond `rows`.
+    /// 64 rows at a time: all at once would write to as many lines in turn as there are tiles.
     template <class T>
     static void pack_output_grads(const T* from, int64_t stride, int64_t tokens, int64_t rows, float* to) {
-        for (int64_t t = 0; t < tokens; ++t, from += stride) {
-            float* out = to + t * kRows;
-            int64_t row = 0;
-            for (; row + kRows <= rows; row += kRows, out += tokens * kRows) {
-                for (int r = 0; r < kRows; ++r) out[r] = to_float(from[row + r]);
-            }
-            if (row < rows) {
-                for (int r = 0; r < kRows; ++r) out[r] = row + r < rows ? to_float(from[row + r]) : 0.0f;
+        constexpr int64_t kRowsAtOnce = 64;
+        static_assert(kRowsAtOnce % kRows == 0);
+        for (int64_t begin = 0; begin < rows; begin += kRowsAtOnce) {
+            const int64_t end = begin + kRowsAtOnce < rows ? begin + kRowsAtOnce : rows;
+            for (int64_t t = 0; t < tokens; ++t) {
+                const T* const token = from + t * stride;
+                float* out = to + begin / kRows * panel_floats(tokens, kRows) + t * kRows;
+                int64_t row = begin;
+                for (; row + kRows <= end; row += kRows, out += panel_floats(tokens, kRows)) {
+                    for (int r = 0; r < kRows; ++r) out[r] = to_float(token[row + r]);
+                }
+                if (row < end) {
+                    for (int r = 0; r < kRows; ++r) out[r] = row + r < end ? to_float(token[row + r]) : 0.0f;
+                }
             }
         }
     }
 
-    /// tile[r][c] = Σ_t grads[t][r] · activations[t][c].
+    /// tile[r][c] = Σ_t grads[t][r] · activations[t][c]. Meanwhile one line of each token of `ahead` is asked for.
     static __attribute__((noinline)) void multiply(const float* activations, const float* grads, int64_t tokens,
-                                                   float* tile) {
+                                                   const char* ahead, int64_t ahead_stride, float* tile) {
         Vec sums[kRows][kVectors];
         for (int r = 0; r < kRows; ++r) {
             for (int k = 0; k < kVectors; ++k) sums[r][k] = Vec::zero();
         }
-        for (int64_t t = 0; t < tokens; ++t, activations += kCols, grads += kRows) {
+        for (int64_t t = 0; t < tokens; ++t, activations += kCols, grads += kRows, ahead += ahead_stride) {
+            __builtin_prefetch(ahead, 0, 2);
             Vec a[kVectors];
             for (int k = 0; k < kVectors; ++k) a[k] = Vec::load(activations + k * Vec::kLanes);
 #pragma GCC unroll 16
@@ -76,16 +84,21 @@ struct LinearTile {
     template <GammaKind kKind, class T>
     static void run(const LinearSlice& slice) {
         const int64_t tokens = slice.tokens, rows = slice.row_end - slice.row_begin;
+        const T* const inputs = static_cast<const T*>(slice.activations);
+        const int64_t input_bytes = slice.activation_stride * static_cast<int64_t>(sizeof(T));
         float* const activations = slice.panels;
-        float* const grads = activations + tokens * kBlockCols;
+        float* const grads = activations + kBlockCols / kCols * panel_floats(tokens, kCols);
         pack_output_grads(static_cast<const T*>(slice.output_grads) + slice.row_begin, slice.output_grad_stride,
                           tokens, rows, grads);
         SquareNorms norms;
         for (int64_t block = slice.col_begin; block < slice.col_end; block += kBlockCols) {
             const int64_t left = slice.col_end - block;
             const int block_width = static_cast<int>(left < kBlockCols ? left : kBlockCols);
-            pack_activations(static_cast<const T*>(slice.activations) + block, slice.activation_stride, tokens,
-                             block_width, activations);
+            pack_activations(inputs + block, slice.activation_stride, tokens, block_width, activations);
+            // The next block's activations come from far away while this one is worked on, a line of each token a tile.
+            const char* ahead = reinterpret_cast<const char*>(inputs + block + kBlockCols);
+            const char* const ahead_end = reinterpret_cast<const char*>(inputs + slice.col_end);
+            const char* const ahead_last = ahead + kBlockCols * sizeof(T);
             for (int col = 0; col < block_width; col += kCols) {
                 const int width = block_width - col < kCols ? block_width - col : kCols;
                 for (int64_t row = slice.row_begin; row < slice.row_end; row += kRows) {
@@ -96,7 +109,11 @@ struct LinearTile {
                     prefetch(slice.second, at, slice.cols, height);
                     alignas(64) float tile[kRows * kCols];
                     alignas(64) float mapped[kCols];
-                    multiply(activations + col * tokens, grads + (row - slice.row_begin) * tokens, tokens, tile);
+                    const float* const panel = activations + col / kCols * panel_floats(tokens, kCols);
+                    const bool more = ahead < ahead_end && ahead < ahead_last;
+                    multiply(panel, grads + (row - slice.row_begin) / kRows * panel_floats(tokens, kRows), tokens,
+                             more ? ahead : reinterpret_cast<const char*>(panel), more ? input_bytes : 0, tile);
+                    ahead += 64;
                     for (int r = 0; r < height; ++r) {
                         map_run<kKind>(tile + r * kCols, width, slice.terms, slice.first, slice.second,
                                        at + r * slice.cols, mapped, norms);
