@@ -315,14 +315,16 @@ class GradientCollector:
         offsets = batch.label_layout.offsets
         packed = hidden[:, int(offsets[b]) : int(offsets[b + 1])].float()
         phase, current.phase = current.phase, "quiet"
-        with torch.no_grad():
+        with torch.no_grad(), modes.no_checkpointing(self._model):
             _, alone = self._logits(batch.alone(b), current)
         current.phase = phase
         if not packed.isfinite().all() or batch.layout.offsets[b] == 0:
             return
         self._packing_tried = True
         error = float(torch.linalg.vector_norm(packed - alone.float()) / torch.linalg.vector_norm(alone.float()))
-        if error > _PACKED_TOLERANCE.get(hidden.dtype, _PACKED_COARSE_TOLERANCE):
+        # Under autocast hidden states may be float32 and what they come from is not.
+        exact = {} if torch.is_autocast_enabled(hidden.device.type) else _PACKED_TOLERANCE
+        if error > exact.get(hidden.dtype, _PACKED_COARSE_TOLERANCE):
             raise CollectError(
                 "batch: expected a model whose attention does not cross the samples of a packed batch, got hidden "
                 f"states that differ by {error:.1e} from those of the sample alone; collect from padded batches"

@@ -54,6 +54,19 @@ def is_reentrant(model: nn.Module) -> bool:
 
 
 @contextmanager
+def no_checkpointing(model: nn.Module) -> Iterator[None]:
+    """Checkpointing without effect, inside `evaluation`."""
+    modules = checkpointed(model)
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module in modules:
+            module.training = True
+
+
+@contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """No parameter requires a gradient, so that autograd forms none; ``.grad`` is left alone."""
     trained = [p for p in model.parameters() if p.requires_grad]

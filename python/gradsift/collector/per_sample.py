@@ -67,21 +67,21 @@ class Call:
         try:
             with torch.enable_grad(), torch.autocast(kind, dtype=dtype, enabled=self.autocast is not None):
                 outputs = float_tensors(self.module(*args, **kwargs))
+            if self.expected is not None:
+                self._compare(outputs, layout, b, where)
+            pairs = [
+                (o, layout.sample_of(g, b, where=where))
+                for o, g in zip(outputs, output_grads, strict=True)
+                if g is not None and o.requires_grad
+            ]
+            if not pairs:
+                return [torch.zeros(p.shape, device=p.device) for p in parameters]
+            grads = torch.autograd.grad(
+                [o for o, _ in pairs], list(parameters), [g for _, g in pairs], allow_unused=True
+            )
         finally:
             for p in parameters:
                 p.requires_grad_(False)
-        if self.expected is not None:
-            self._compare(outputs, layout, b, where)
-        pairs = [
-            (o, layout.sample_of(g, b, where=where))
-            for o, g in zip(outputs, output_grads, strict=True)
-            if g is not None and o.requires_grad
-        ]
-        grads = (
-            torch.autograd.grad([o for o, _ in pairs], list(parameters), [g for _, g in pairs], allow_unused=True)
-            if pairs
-            else [None] * len(parameters)
-        )
         return [
             torch.zeros(p.shape, device=p.device) if g is None else g.float()
             for p, g in zip(parameters, grads, strict=True)
