@@ -6,7 +6,8 @@ Knows bytes and NumPy, keeps the spec of the rows as a record, and imports no to
 from __future__ import annotations
 
 from gradsift.datastore.compare import check_comparable, spec_differences
-from gradsift.datastore.reader import Block, Datastore, ShardReport, VerifyReport
+from gradsift.datastore.reader import Block, Datastore
+from gradsift.datastore.report import ShardReport, VerifyReport
 from gradsift.datastore.shard import Damage
 from gradsift.datastore.table import FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO
 from gradsift.datastore.writer import DatastoreWriter

@@ -108,9 +108,11 @@ class Directory:
                 os.fsync(fd)
                 linked = self._link(temp, name)
             finally:
-                with suppress(OSError):  # an orphan is ignored by readers and removed by the next resume
-                    os.unlink(temp, dir_fd=self._fd)
-                os.close(fd)
+                try:
+                    with suppress(OSError):  # an orphan is ignored by readers and removed by the next resume
+                        os.unlink(temp, dir_fd=self._fd)
+                finally:
+                    os.close(fd)
             try:
                 os.fsync(self._fd)
             except OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from gradsift.datastore._io import Directory
 from gradsift.datastore._ranges import RowRanges
 from gradsift.datastore.format import ID_UTF8, VERSION, looks_like_shard, parse_name
+from gradsift.datastore.report import ShardReport, VerifyReport, ranges_text
 from gradsift.datastore.rows import decode_rows
 from gradsift.datastore.shard import Damage, Shard
 from gradsift.datastore.spec_file import FILE_NAME, MAX_BYTES, expected_rows, parse_spec
@@ -54,35 +55,6 @@ class Block:
 
     def __len__(self) -> int:
         return int(self.rows.shape[0])
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What `Datastore.verify` found in one shard: `problems` is empty for a good one."""
-
-    shard: str
-    first: int
-    rows: int
-    problems: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What `Datastore.verify` found. Rows that are missing are no damage; they stand in `gaps`."""
-
-    path: str
-    full: bool
-    shards: tuple[ShardReport, ...]
-    problems: tuple[str, ...]  # of the store as a whole: an id in two shards, two kinds of ids
-    gaps: tuple[range, ...] = field(default=())
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems and all(shard.ok for shard in self.shards)
 
 
 class Datastore:
@@ -229,7 +201,7 @@ class Datastore:
         missing = self._present.missing(start, stop)
         if missing:
             raise DatastoreIncompleteError(
-                f"{self.path!r}: expected rows {start} … {stop - 1}, got none of {_ranges_text(missing)}; resume the "
+                f"{self.path!r}: expected rows {start} … {stop - 1}, got none of {ranges_text(missing)}; resume the "
                 "run that writes them"
             )
         out = np.empty((stop - start, self.proj_dim), np.float32)
@@ -370,11 +342,6 @@ class Datastore:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
-
-
-def _ranges_text(ranges: list[range]) -> str:
-    shown = ", ".join(f"{r.start} … {r.stop - 1}" for r in ranges[:8])
-    return shown + (f" and {len(ranges) - 8} more ranges" if len(ranges) > 8 else "")
 
 
 def _without(start: int, stop: int, lost: list[tuple[int, int]]) -> list[range]:

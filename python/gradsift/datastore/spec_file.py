@@ -60,17 +60,17 @@ def parse_spec(raw: bytes, file: str) -> tuple[StoreSpec, str]:
         record = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_bounded_int, parse_constant=_no_constant)
     except ValueError as error:
         refuse("JSON", "one valid object", error)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        refuse(
-            "format", repr(FORMAT), repr(record.get("format")) if isinstance(record, dict) else type(record).__name__
-        )
+    if not isinstance(record, dict):
+        refuse("JSON", "one object", type(record).__name__)
+    if record.get("format") != FORMAT:
+        refuse("format", repr(FORMAT), repr(record.get("format")))
     version, required = record.get("version"), record.get("required_features")
-    if version != VERSION or isinstance(version, bool):
+    if type(version) is not int or version != VERSION:
         raise DatastoreVersionError(
             f"{file}: expected format version {VERSION}, got {version!r}; open it with a gradsift "
             "that reads that version"
         )
-    if not isinstance(required, int) or required & ~KNOWN_REQUIRED_FEATURES:
+    if type(required) is not int or required & ~KNOWN_REQUIRED_FEATURES:
         raise DatastoreVersionError(
             f"{file}: expected no required feature bits but {KNOWN_REQUIRED_FEATURES:#x}, got {required!r}; open it "
             "with a newer gradsift"
