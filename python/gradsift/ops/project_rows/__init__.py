@@ -81,6 +81,8 @@ def project_rows(
     """
     run = implementation("project_rows", backend)
     gamma = _arrays.check_names(spec, param, gamma)
+    if shape is not None and not isinstance(shape, (tuple, list)):
+        raise TypeError(f"shape: expected a tuple of int, got {_arrays.type_name(shape)}")
     offsets = ids = None
     if row_ids is None:
         if cu_seqlens is not None:
@@ -117,9 +119,8 @@ def project_rows(
     return out
 
 
-def _sparse_shape(shape: object) -> tuple[int, int]:
-    if not isinstance(shape, (tuple, list)):
-        raise TypeError(f"shape: expected (n_rows, d_in), since row_ids is given, got {_arrays.type_name(shape)}")
-    if len(shape) != 2:
-        raise ValueError(f"shape: expected (n_rows, d_in), since row_ids is given, got {tuple(shape)}")
+def _sparse_shape(shape: tuple[int, ...] | None) -> tuple[int, int]:
+    if shape is None or len(shape) != 2:
+        got = None if shape is None else tuple(shape)
+        raise ValueError(f"shape: expected (n_rows, d_in), since row_ids is given, got {got}")
     return int(shape[0]), int(shape[1])
