@@ -26,7 +26,8 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
-    from gradsift import backends, ops
+    import gradsift.backends as backends
+    import gradsift.ops as ops
     from gradsift.collector import GradientCollector, Moments, load_moments
     from gradsift.datastore import Datastore
     from gradsift.naming import canonical_name

@@ -69,7 +69,7 @@ def record(tiny_model: Path, tmp_path: Path) -> dict[str, object]:
     digits = [chat("digits", i, c * 3, str(i % 10) * 4) for i, c in enumerate(letters)]
     capitals = [chat("capitals", i, c * 3, c.upper() * 4) for i, c in enumerate(letters)]
     write_jsonl(tmp_path / "pool.jsonl", [*digits[:16], *capitals])
-    write_jsonl(tmp_path / "few.jsonl", [chat("few", i, c + "?", str(i) * 4) for i, c in enumerate("uvw")])
+    write_jsonl(tmp_path / "few.jsonl", [chat("few", i, c * 8, str(i) * 4) for i, c in enumerate("uvw")])
     write_jsonl(tmp_path / "test.jsonl", [chat("test", i, c + "!", str(i) * 4) for i, c in enumerate("xyz")])
     return {
         "run_dir": str(tmp_path / "run"),

@@ -54,6 +54,7 @@ def stored_rows(run_dir: Path) -> dict[str, np.ndarray]:
     return {
         str(p.relative_to(run_dir)): gs.Datastore.open(p).rows(0, len(gs.Datastore.open(p)))
         for p in sorted((run_dir / "stores").glob("*/*"))
+        if (p / "spec.json").is_file()
     }
 
 
@@ -248,7 +249,7 @@ def test_a_target_whose_answers_are_cut_away_is_named(record: dict[str, Any]) ->
 
 def test_lora_modules_that_the_model_lacks_are_named(record: dict[str, Any]) -> None:
     record["lora"]["modules"] = ["c_attn"]
-    with pytest.raises(ConfigError, match=r"lora\.modules: expected layers of this model, got \['c_attn'\]"):
+    with pytest.raises(ConfigError, match=r"lora\.modules: expected names of layers of this model, got \['c_attn'\]"):
         warmup(open_run(record))
 
 

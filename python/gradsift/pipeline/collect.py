@@ -42,6 +42,11 @@ def _settings(run: Run, folder: Path, part: Part, gamma: str) -> dict[str, Any]:
     }
 
 
+def step_of(store: Path) -> Path:
+    """Where the step of a store is noted: beside it, since a datastore's directory holds nothing but the datastore."""
+    return store.with_name(f"{store.name}.step")
+
+
 def _collect_checkpoint(run: Run, folder: Path) -> None:
     work: list[tuple[str, Path, Part, str]] = [
         ("pool", run.directory.pool_store(folder.name), run.pool, run.config.collect.gamma)
@@ -50,7 +55,9 @@ def _collect_checkpoint(run: Run, folder: Path) -> None:
         (f"target {name}", run.directory.target_store(folder.name, name), part, "sgd")
         for name, part in run.targets.items()
     ]
-    todo = [item for item in work if not run.directory.is_done(item[1], _settings(run, folder, item[2], item[3]))]
+    todo = [
+        item for item in work if not run.directory.is_done(step_of(item[1]), _settings(run, folder, item[2], item[3]))
+    ]
     if not todo:
         run.reporter.say(f"{folder.name}: all sketches are there")
         return
@@ -58,7 +65,7 @@ def _collect_checkpoint(run: Run, folder: Path) -> None:
     moments = load_moments(folder, model)
     for title, path, part, kind in todo:
         settings = _settings(run, folder, part, kind)
-        run.directory.begin(path, settings)
+        run.directory.begin(step_of(path), settings)
         gamma = gamma_of(kind, moments.betas, moments.eps, moments.step)
         collector = GradientCollector(
             model, run.config.collect.projection(), gamma=gamma, moments=moments if gamma.needs_moments else None
@@ -89,7 +96,7 @@ def _collect_checkpoint(run: Run, folder: Path) -> None:
                 shard_rows=run.config.collect.shard_rows,
                 advance=advance,
             )
-        run.directory.finish(path, settings)
+        run.directory.finish(step_of(path), settings)
 
 
 def fill_store(

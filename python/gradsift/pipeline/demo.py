@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gradsift.demo.skills import write_demo_data
+from gradsift.demo.model import ensure_smollm2
+from gradsift.demo.skills import SKILLS, TARGETS, write_demo_data
 from gradsift.pipeline.config import RunConfig, parse_config
 from gradsift.pipeline.models import BUILT_IN
 from gradsift.pipeline.progress import Reporter
@@ -23,18 +24,16 @@ def prepare_demo(run_dir: Path, *, quick: bool, model: str | None, reporter: Rep
         A transformers folder instead of the built-in model.
     """
     data = run_dir.with_name(run_dir.name + "-data")
-    sizes = write_demo_data(data, pool_per_skill=15 if quick else 40, seed=0, n_fewshot=8, n_test=20 if quick else 50)
-    reporter.say(f"demo: data of {sizes.skills} made-up skills in {data}, targets {', '.join(sizes.targets)}")
+    if model is None:
+        ensure_smollm2(progress=reporter.say)
+    files = write_demo_data(data, pool_per_skill=15 if quick else 40, seed=0, n_fewshot=8, n_test=20 if quick else 50)
+    reporter.say(f"demo: {len(SKILLS)} made-up skills in {data}; wanted are {' and '.join(TARGETS)}")
     record = {
         "run_dir": str(run_dir),
         "model": {"path": model or BUILT_IN, "max_length": 256},
-        "pool": {"sources": [str(data / "pool.jsonl")]},
+        "pool": {"sources": [str(files["pool"])]},
         "targets": {
-            name: {
-                "sources": [str(data / "targets" / name / "fewshot.jsonl")],
-                "test": [str(data / "targets" / name / "test.jsonl")],
-            }
-            for name in sizes.targets
+            name: {"sources": [str(files[f"{name}/fewshot"])], "test": [str(files[f"{name}/test"])]} for name in TARGETS
         },
         "lora": {"r": 16, "alpha": 32.0},
         "warmup": {"fraction": 0.15, "epochs": 2, "batch_size": 8},

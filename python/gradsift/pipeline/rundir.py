@@ -33,7 +33,7 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 | `train/NAME-seed-N/` | LoRA adapter trained on a selection, or on a random choice of the same size |
 | `evaluate/NAME.json` | loss and exact match of one model on every target |
 | `results.md`, `results.json` | base, random and selected side by side, and what the selection is made of |
-| `*/step.json` | the settings that a step was done with; it is done where this file is |
+| `**/step.json` | the settings that a step was done with; it is done where this file is (a store: `NAME.step/`) |
 """
 
 

@@ -74,7 +74,7 @@ def fit(
         trainer = Trainer(
             model=model,
             args=arguments,
-            train_dataset=usable,  # type: ignore[arg-type]  # any sized sequence will do
+            train_dataset=usable,
             data_collator=lambda batch: collate(batch, pad_id=pad_id),
         )
         trainer.remove_callback(PrinterCallback)
