@@ -26,7 +26,6 @@ def score_rows(rows: np.ndarray, targets: np.ndarray, out: np.ndarray) -> None:
             if padded is None:
                 padded = np.zeros((TILE_ROWS, rows.shape[1]), np.float32)
             padded[:n] = part
-            padded[n:] = 0.0
             tile = padded
         out[start : start + n] = _score_tile(tile, targets)[:n]
 
