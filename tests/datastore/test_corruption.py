@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 
@@ -24,6 +25,11 @@ def flip(path, offset, bit=0):
 
 def patch(raw, offset, data):
     return raw[:offset] + data + raw[offset + len(data) :]
+
+
+def aligned_table_bytes(rows):
+    """Of a row table with ids of four letters."""
+    return fmt.aligned(rows * (32 + 8 + 4) + 8, 8)
 
 
 def resealed(raw, *, header=True):
@@ -199,7 +205,7 @@ def test_id_offsets_that_do_not_fit_their_text_are_refused(stores, offsets):
     stores.make(2)  # "id 0", "id 1": 8 bytes of text
     (shard,) = stores.shards()
     raw = shard.read_bytes()
-    table = len(raw) - 512 - (2 * 32 + 3 * 8 + 8)
+    table = len(raw) - 512 - aligned_table_bytes(2)
     raw = patch(raw, table + 2 * 32, struct.pack("<3Q", *offsets))
     crc = _checksum.crc32c(raw[table:-512])
     shard.write_bytes(resealed(patch(raw, len(raw) - 512 + 16 + 3 * 24 + 4, struct.pack("<I", crc))))
@@ -311,6 +317,40 @@ def test_a_shard_of_another_store_is_refused(stores):
     shard.write_bytes(resealed(shard.read_bytes()))
     with pytest.raises(SpecMismatchError, match="spec digest"):
         Datastore.open(stores.path)
+
+
+def test_a_shard_beyond_the_expected_rows_is_refused(stores):
+    stores.make(5, spec=stores.spec(rows=5))
+    (shard,) = stores.shards()
+    shard.write_bytes(resealed(patch(shard.read_bytes(), 48, struct.pack("<Q", 1))))
+    shard.rename(stores.path / shard.name.replace("shard-000000000000000-", "shard-000000000000001-"))
+    with pytest.raises(SpecMismatchError, match=r"rows below 5 .*rows up to 5"):
+        Datastore.open(stores.path)
+
+
+def test_shards_with_ids_of_two_kinds_are_refused(stores, tmp_path):
+    stores.make(2)
+    here = stores.path
+    stores.path = tmp_path / "other"
+    with Datastore.create(stores.path, spec=stores.spec()) as writer:
+        writer.append([7], stores.sketches(1), first=2)
+    stores.shards()[0].rename(here / stores.shards()[0].name)
+    with pytest.raises(DatastoreCorruptError, match="integers and strings"):
+        Datastore.open(here)
+
+
+def test_flags_that_contradict_their_rows_are_found_by_full_verification(stores):
+    stores.make(5)
+    (shard,) = stores.shards()
+    raw = shard.read_bytes()
+    table = len(raw) - 512 - aligned_table_bytes(5)
+    raw = patch(raw, table + 5 * 28 + 4 * 3, struct.pack("<I", 2))
+    crc = _checksum.crc32c(raw[table:-512])
+    raw = patch(raw, len(raw) - 512 + 16 + 3 * 24 + 4, struct.pack("<I", crc))
+    digest = hashlib.blake2b(raw[:-512], digest_size=32).digest()
+    shard.write_bytes(resealed(patch(raw, len(raw) - 512 + 400, digest)))
+    assert Datastore.open(stores.path).verify(full=False).ok
+    assert "row 3: expected the flags its numbers have" in str(Datastore.open(stores.path).verify())
 
 
 def test_an_id_in_two_shards_is_found(stores, tmp_path):

@@ -88,6 +88,17 @@ def test_a_failed_fsync_is_not_tried_again_on_the_same_file(half, faulty_os, mon
     assert shim.trace == ["fsync"]
 
 
+def test_resume_makes_names_durable_whose_writer_died_before_it_could(stores, faulty_os, monkeypatch):
+    stores.make(4)
+    spy = faulty_os.FaultyOS(("fsync",))
+    monkeypatch.setattr(_io, "os", spy)
+    Datastore.create(stores.path, spec=stores.spec(), resume=True).close()
+    assert spy.trace == ["fsync"]
+    monkeypatch.setattr(_io, "os", faulty_os.FaultyOS(("fsync",), 0, faulty_os.raising(errno.EIO)))
+    with pytest.raises(DatastoreError, match="cannot be synced"):
+        Datastore.create(stores.path, spec=stores.spec(), resume=True)
+
+
 def test_short_writes_are_continued(half, stores, faulty_os, monkeypatch):
     for at in range(5):
         with Datastore.create(stores.path, spec=stores.spec(), resume=True) as writer:

@@ -19,19 +19,19 @@ def encode_rows(rows: np.ndarray, dtype: str, ids: Sequence[object]) -> tuple[np
     NaN and Inf are kept and flagged. A finite row that would overflow, or a non-zero one that would vanish or fall
     below float16's normal range altogether, raises ValueError with its id: stored, it would be another row.
     """
-    n = len(rows)
     stored = np.empty(rows.shape, ROW_DTYPES[dtype][1])
-    flags = np.zeros(n, np.uint32)
-    step = max(1, _ENCODE_BYTES // max(1, 4 * rows.shape[1]))  # temporaries stay in cache
-    for at in range(0, n, step):
+    flags = np.zeros(len(rows), np.uint32)
+    step = max(1, _ENCODE_BYTES // (4 * rows.shape[1]))  # temporaries stay in cache
+    for at in range(0, len(rows), step):
         part = slice(at, at + step)
+        given = np.maximum(rows[part].max(axis=1), -rows[part].min(axis=1))  # largest magnitudes; NaN if any is
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            single = np.ascontiguousarray(rows[part], dtype="<f4")
-            _encode(single, dtype, stored[part])
-            largest = np.abs(single).max(axis=1)
-        kept = np.abs(decode_rows(stored[part], dtype)).max(axis=1)
-        flags[part] = FLAG_NONFINITE * ~np.isfinite(largest) + FLAG_ZERO * (kept == 0)
-        given = largest if rows.dtype.itemsize <= 4 else np.abs(rows[part]).max(axis=1)
+            _encode(np.ascontiguousarray(rows[part], dtype="<f4"), dtype, stored[part])
+            # Rounding keeps order, so the largest magnitude stored is the largest magnitude, rounded.
+            kept_bits = np.empty(given.shape, stored.dtype)
+            _encode(given.astype("<f4"), dtype, kept_bits)
+        kept = decode_rows(kept_bits, dtype)
+        flags[part] = FLAG_NONFINITE * ~np.isfinite(given) + FLAG_ZERO * (kept == 0)
         lost = np.isfinite(given) & ~np.isfinite(kept)
         lost |= (given > 0) & ((kept < _FLOAT16_MIN_NORMAL) if dtype == "float16" else (kept == 0))
         if lost.any():
