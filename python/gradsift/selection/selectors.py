@@ -165,30 +165,28 @@ class _RunningTop:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+        self._parts = [(np.empty(0, np.float32), np.empty(0, np.int64))]
         self._held = 0
         self._threshold = -np.inf
 
     def add(self, scores: np.ndarray, positions: np.ndarray) -> None:
         # a later row that only equals the last of `count` loses the tie
-        keep = scores > self._threshold
+        keep = np.flatnonzero(scores > self._threshold)
+        if len(keep) == 0:
+            return
         self._parts.append((scores[keep], positions[keep]))
-        self._held += int(keep.sum())
+        self._held += len(keep)
         if self._held >= self._count + max(self._count, 4096):
             self._compact()
 
-    def result(self) -> tuple[list[float], list[int]]:
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores and positions, best first."""
         self._compact()
-        if not self._parts:
-            return [], []
         scores, positions = self._parts[0]
         order = best_first(scores, positions, self._count)
-        return scores[order].tolist(), positions[order].tolist()
+        return scores[order], positions[order]
 
     def _compact(self) -> None:
-        if not self._parts:
-            return
         scores, positions = (np.concatenate(arrays) for arrays in zip(*self._parts, strict=True))
         kept = np.sort(best_first(scores, positions, self._count))
         self._parts, self._held = [(scores[kept], positions[kept])], len(kept)
