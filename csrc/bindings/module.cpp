@@ -110,12 +110,12 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     using namespace gradsift;
     m.doc() = "Kernels of gradsift on raw addresses; use gradsift.ops.";
     m.def("project_linear", &bind_project_linear, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
-          py::arg("activations"), py::arg("output_grads"), py::arg("cu_seqlens"), py::arg("padded"),
-          py::arg("samples"), py::arg("d_out"), py::arg("d_in"), py::arg("projection"), py::arg("param_id"),
-          py::arg("gamma"), py::arg("first_moment"), py::arg("second_moment"), py::arg("output"), py::arg("threads"));
-    m.def("project_rows", &bind_project_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
-          py::arg("grads"), py::arg("row_ids"), py::arg("cu_seqlens"), py::arg("samples"), py::arg("d_out"),
-          py::arg("d_in"), py::arg("projection"), py::arg("param_id"), py::arg("gamma"), py::arg("first_moment"),
+          py::arg("activations"), py::arg("output_grads"), py::arg("cu_seqlens"), py::arg("padded"), py::arg("samples"),
+          py::arg("d_out"), py::arg("d_in"), py::arg("projection"), py::arg("param_id"), py::arg("gamma"),
+          py::arg("first_moment"), py::arg("second_moment"), py::arg("output"), py::arg("threads"));
+    m.def("project_rows", &bind_project_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(), py::arg("grads"),
+          py::arg("row_ids"), py::arg("cu_seqlens"), py::arg("samples"), py::arg("d_out"), py::arg("d_in"),
+          py::arg("projection"), py::arg("param_id"), py::arg("gamma"), py::arg("first_moment"),
           py::arg("second_moment"), py::arg("output"), py::arg("threads"));
     m.def("crc32c", &bind_crc32c, py::arg("data"), py::arg("value") = 0,
           "CRC-32C of a contiguous buffer, continuing from `value`.");

@@ -1,6 +1,5 @@
 #include "common/gamma.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -12,9 +11,7 @@ bool reads_first_moment(GammaKind kind) {
     return kind == GammaKind::kAdam || kind == GammaKind::kLess || kind == GammaKind::kAffine;
 }
 
-bool reads_second_moment(GammaKind kind) {
-    return reads_first_moment(kind) || kind == GammaKind::kSecondMoment;
-}
+bool reads_second_moment(GammaKind kind) { return reads_first_moment(kind) || kind == GammaKind::kSecondMoment; }
 
 void check_gamma(const Gamma& gamma) {
     const int kind = static_cast<int>(gamma.kind);
@@ -22,15 +19,15 @@ void check_gamma(const Gamma& gamma) {
     if (!reads_second_moment(gamma.kind)) return;
     require(gamma.beta1 >= 0 && gamma.beta1 < 1, "beta1: expected 0 <= beta1 < 1, got ", gamma.beta1);
     require(gamma.beta2 >= 0 && gamma.beta2 < 1, "beta2: expected 0 <= beta2 < 1, got ", gamma.beta2);
-    require(gamma.eps > 0 && gamma.eps < 1, "eps: expected 0 < eps < 1, got ", gamma.eps);
+    // As a float eps must not be 0: Γ(0) = 0/eps would be NaN.
+    require(gamma.eps >= std::numeric_limits<float>::min() && gamma.eps < 1, "eps: expected 2**-126 <= eps < 1, got ",
+            gamma.eps);
     require(gamma.kind == GammaKind::kLess || gamma.step >= 1, "step: expected a count >= 1, got ", gamma.step);
 }
 
 GammaTerms gamma_terms(const Gamma& gamma) {
     GammaTerms terms{gamma.kind, 0, 0, 0, 0, 0, 0};
     if (!reads_second_moment(gamma.kind)) return terms;
-    // Below float's smallest number eps would become 0 and Γ(0) = 0/eps a NaN.
-    const float eps = std::max(static_cast<float>(gamma.eps), std::numeric_limits<float>::denorm_min());
     const bool less = gamma.kind == GammaKind::kLess;
     const bool adam = gamma.kind == GammaKind::kAdam;
     const auto step = static_cast<double>(gamma.step);
@@ -40,7 +37,7 @@ GammaTerms gamma_terms(const Gamma& gamma) {
     terms.first_g = static_cast<float>((1.0 - gamma.beta1) / first);
     terms.second_v = static_cast<float>((adam || less ? gamma.beta2 : 1.0) / second);
     terms.second_g = static_cast<float>((1.0 - gamma.beta2) / second);
-    (less ? terms.inner_eps : terms.eps) = eps;
+    (less ? terms.inner_eps : terms.eps) = static_cast<float>(gamma.eps);
     return terms;
 }
 

@@ -15,7 +15,8 @@ struct Gamma {
     int64_t step = 0;
 };
 
-/// Throws std::invalid_argument unless the kind is known and 0 <= beta < 1, 0 < eps, step >= 1 where they are read.
+/// Throws std::invalid_argument unless the kind is known and 0 <= beta < 1, 2**-126 <= eps < 1, step >= 1 where they
+/// are read.
 void check_gamma(const Gamma& gamma);
 
 bool reads_first_moment(GammaKind kind);

@@ -27,8 +27,7 @@ struct RowsView {
     int64_t row_stride = 0;
 
     const void* row(int64_t sample, int64_t index) const {
-        return static_cast<const char*>(data) +
-               (sample_stride * sample + row_stride * index) * size_of(dtype);
+        return static_cast<const char*>(data) + (sample_stride * sample + row_stride * index) * size_of(dtype);
     }
 };
 

@@ -8,8 +8,8 @@ namespace gradsift {
 
 /// Blocks of counters (c0, c1, c2, first), (c0, c1, c2, first + 1), … under one key; block l goes to out[l].
 /// Written over lanes so that a compiler can keep them in vectors.
-static inline void philox_lanes(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t first, uint32_t k0,
-                                uint32_t k1, int64_t count, uint32_t (*out)[4]) {
+static inline void philox_lanes(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t first, uint32_t k0, uint32_t k1,
+                                int64_t count, uint32_t (*out)[4]) {
     constexpr int kLanes = 16;
     for (int64_t done = 0; done < count; done += kLanes) {
         uint32_t x0[kLanes], x1[kLanes], x2[kLanes], x3[kLanes];

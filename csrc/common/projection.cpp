@@ -29,13 +29,11 @@ void check_projection(const Projection& projection) {
             "proj_dim: expected a power of two from 256 to 65536, got ", dim);
     const int s = projection.nonzeros;
     require(s == 1 || s == 2 || s == 4 || s == 8, "nonzeros: expected 1, 2, 4 or 8, got ", s);
-    require(projection.kind == ProjectionKind::kXor || s == 1,
-            "nonzeros: expected 1 for the rademacher kind, got ", s);
+    require(projection.kind == ProjectionKind::kXor || s == 1, "nonzeros: expected 1 for the rademacher kind, got ", s);
 }
 
-ProjectionTables::ProjectionTables(const Projection& projection, uint64_t param_id, int64_t rows,
-                                   int64_t cols, const int64_t* row_ids, int64_t listed,
-                                   int threads) {
+ProjectionTables::ProjectionTables(const Projection& projection, uint64_t param_id, int64_t rows, int64_t cols,
+                                   const int64_t* row_ids, int64_t listed, int threads) {
     const int64_t chunk_rows = std::min(projection.proj_dim, kBlockDim) / kBlockCols;
     plan_.kind = projection.kind;
     plan_.nonzeros = projection.nonzeros;
@@ -54,7 +52,7 @@ ProjectionTables::ProjectionTables(const Projection& projection, uint64_t param_
     const SketchPlan& plan = plan_;
     signs_.resize(static_cast<size_t>(plan.nonzeros * plan.sign_rows * plan.col_blocks * 4));
     masks_.resize(static_cast<size_t>(plan.nonzeros * plan.row_chunks * plan.col_blocks));
-    auto* const signs = reinterpret_cast<uint32_t(*)[4]>(signs_.data());
+    auto* const signs = reinterpret_cast<uint32_t (*)[4]>(signs_.data());
     plan_.signs = signs;
     plan_.masks = masks_.data();
 
@@ -66,18 +64,16 @@ ProjectionTables::ProjectionTables(const Projection& projection, uint64_t param_
             const int64_t end = std::min(plan.sign_rows, (job + 1) * kRowsAtOnce);
             for (int64_t k = job * kRowsAtOnce; k < end; ++k) {
                 const int64_t row = row_ids != nullptr ? row_ids[k] : k;
-                philox_lanes(plan.param_id[0], plan.param_id[1], static_cast<uint32_t>(row), 0,
-                             plan.seed[0], high, plan.col_blocks,
-                             signs + (repeat * plan.sign_rows + k) * plan.col_blocks);
+                philox_lanes(plan.param_id[0], plan.param_id[1], static_cast<uint32_t>(row), 0, plan.seed[0], high,
+                             plan.col_blocks, signs + (repeat * plan.sign_rows + k) * plan.col_blocks);
             }
         });
         std::vector<uint32_t> line(static_cast<size_t>(plan.col_blocks * 4));
-        auto* const blocks = reinterpret_cast<uint32_t(*)[4]>(line.data());
+        auto* const blocks = reinterpret_cast<uint32_t (*)[4]>(line.data());
         for (int64_t chunk = 0; chunk < plan.row_chunks; ++chunk) {
-            philox_lanes(plan.param_id[0], plan.param_id[1], static_cast<uint32_t>(chunk), 0,
-                         plan.seed[0], high ^ kMaskKey, plan.col_blocks, blocks);
-            uint32_t* const masks =
-                masks_.data() + (repeat * plan.row_chunks + chunk) * plan.col_blocks;
+            philox_lanes(plan.param_id[0], plan.param_id[1], static_cast<uint32_t>(chunk), 0, plan.seed[0],
+                         high ^ kMaskKey, plan.col_blocks, blocks);
+            uint32_t* const masks = masks_.data() + (repeat * plan.row_chunks + chunk) * plan.col_blocks;
             for (int64_t block = 0; block < plan.col_blocks; ++block) masks[block] = blocks[block][0];
         }
     }

@@ -6,18 +6,18 @@ namespace gradsift {
 
 enum class ProjectionKind : int { kXor = 0, kRademacher = 1 };
 
-constexpr int64_t kBlockCols = 128;      // columns of a chunk; one Philox block signs that many entries
-constexpr int64_t kBlockDim = 8192;      // sketch entries a chunk can reach
+constexpr int64_t kBlockCols = 128;  // columns of a chunk; one Philox block signs that many entries
+constexpr int64_t kBlockDim = 8192;  // sketch entries a chunk can reach
 
 /// What a kernel reads to place the entries of one parameter; plain data, pointers into a ProjectionTables.
 struct SketchPlan {
     ProjectionKind kind;
     int nonzeros;
     int64_t proj_dim;
-    int64_t chunk_rows;       // CR, a power of two
+    int64_t chunk_rows;  // CR, a power of two
     int chunk_rows_log2;
-    int64_t sign_rows;        // rows of `signs` for each repeat
-    int64_t row_chunks;       // rows of `masks` for each repeat
+    int64_t sign_rows;   // rows of `signs` for each repeat
+    int64_t row_chunks;  // rows of `masks` for each repeat
     int64_t col_blocks;
     const uint32_t (*signs)[4];  // (nonzeros, sign_rows, col_blocks): 128 sign bits each; xor only
     const uint32_t* masks;       // (nonzeros, row_chunks, col_blocks): mc, mr, q as Philox gave them; xor only

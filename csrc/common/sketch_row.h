@@ -103,8 +103,8 @@ inline void add_run_rademacher(const SketchPlan& plan, const Run& run, const flo
     uint32_t words[kBlockCols][4];
     for (int64_t part = 0; part < plan.proj_dim / kBlockCols; ++part) {
         const uint32_t high = plan.seed[1] ^ 0x52414445u ^ (0x9E3779B9u * static_cast<uint32_t>(part));
-        philox_lanes(plan.param_id[0], plan.param_id[1], static_cast<uint32_t>(run.row),
-                     static_cast<uint32_t>(run.col), plan.seed[0], high, run.width, words);
+        philox_lanes(plan.param_id[0], plan.param_id[1], static_cast<uint32_t>(run.row), static_cast<uint32_t>(run.col),
+                     plan.seed[0], high, run.width, words);
         for (int w = 0; w < 4; ++w) {
             float* const into = sketch + part * kBlockCols + w * 32;
             Vec sums[kVectors];

@@ -22,8 +22,8 @@ struct AlignedDelete {
 using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
 
 AlignedFloats aligned_floats(int64_t count) {
-    return AlignedFloats(static_cast<float*>(
-        ::operator new[](static_cast<size_t>(count) * sizeof(float), std::align_val_t{64})));
+    return AlignedFloats(
+        static_cast<float*>(::operator new[](static_cast<size_t>(count) * sizeof(float), std::align_val_t{64})));
 }
 
 using NormPair = std::array<double, 2>;
@@ -45,8 +45,8 @@ struct Scratch {
 thread_local Scratch t_scratch;
 thread_local Scratch t_sketch;
 
-void write_sample(const SketchOutput& output, int64_t sample, const float* partials,
-                  const NormPair* norms, int64_t count) {
+void write_sample(const SketchOutput& output, int64_t sample, const float* partials, const NormPair* norms,
+                  int64_t count) {
     float* const row = output.sketches.row(sample);
     const int64_t dim = output.sketches.cols;
     for (int64_t p = 0; p < dim; ++p) {
@@ -87,8 +87,8 @@ Rect slice_rect(int64_t rows, int64_t cols, int64_t count, int64_t index) {
     return {0, rows, edge(col_units, kBlockCols, cols, index), edge(col_units, kBlockCols, cols, index + 1)};
 }
 
-void run_slices(int64_t samples, const std::function<int64_t(int64_t)>& slices_of,
-                const SliceBody& body, const SketchOutput& output, int threads) {
+void run_slices(int64_t samples, const std::function<int64_t(int64_t)>& slices_of, const SliceBody& body,
+                const SketchOutput& output, int threads) {
     const int64_t dim = output.sketches.cols;
     struct Task {
         int64_t sample, index, count, first;  // first: the sample's first partial, −1 if it needs none

@@ -26,17 +26,13 @@ struct Vec {
         const __m128i half = _mm_loadu_si128((const __m128i*)from);
         return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
     }
-    static Vec load_first(const float* from, int64_t count) {
-        return {_mm256_maskload_ps(from, first_mask(count))};
-    }
+    static Vec load_first(const float* from, int64_t count) { return {_mm256_maskload_ps(from, first_mask(count))}; }
     static Vec load_first(const bf16* from, int64_t count) {
         bf16 whole[kLanes] = {};
         for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
         return load(whole);
     }
-    static Vec first(Vec v, int64_t count) {
-        return {_mm256_and_ps(v.x, _mm256_castsi256_ps(first_mask(count)))};
-    }
+    static Vec first(Vec v, int64_t count) { return {_mm256_and_ps(v.x, _mm256_castsi256_ps(first_mask(count)))}; }
     void store(float* to) const { _mm256_storeu_ps(to, x); }
 
     static Vec mul_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
@@ -61,9 +57,7 @@ struct Vec {
         return {_mm256_xor_ps(v.x, top)};
     }
     /// Lane l of `permute(v, xor_lanes(mask))` is lane l ^ mask of v.
-    static Permutation xor_lanes(int mask) {
-        return _mm256_xor_si256(lane_numbers(), _mm256_set1_epi32(mask));
-    }
+    static Permutation xor_lanes(int mask) { return _mm256_xor_si256(lane_numbers(), _mm256_set1_epi32(mask)); }
     static Vec permute(Vec v, Permutation lanes) { return {_mm256_permutevar8x32_ps(v.x, lanes)}; }
 
     struct SquareSum {

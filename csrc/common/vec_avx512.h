@@ -24,18 +24,12 @@ struct Vec {
     static Vec zero() { return {_mm512_setzero_ps()}; }
     static Vec all(float value) { return {_mm512_set1_ps(value)}; }
     static Vec load(const float* from) { return {_mm512_loadu_ps(from)}; }
-    static Vec load(const bf16* from) {
-        return {widen(_mm256_loadu_si256((const __m256i*)from))};
-    }
-    static Vec load_first(const float* from, int64_t count) {
-        return {_mm512_maskz_loadu_ps(first_mask(count), from)};
-    }
+    static Vec load(const bf16* from) { return {widen(_mm256_loadu_si256((const __m256i*)from))}; }
+    static Vec load_first(const float* from, int64_t count) { return {_mm512_maskz_loadu_ps(first_mask(count), from)}; }
     static Vec load_first(const bf16* from, int64_t count) {
         return {widen(_mm256_maskz_loadu_epi16(first_mask(count), from))};
     }
-    static Vec first(Vec v, int64_t count) {
-        return {_mm512_maskz_mov_ps(first_mask(count), v.x)};
-    }
+    static Vec first(Vec v, int64_t count) { return {_mm512_maskz_mov_ps(first_mask(count), v.x)}; }
     void store(float* to) const { _mm512_storeu_ps(to, x); }
 
     static Vec mul_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
@@ -74,8 +68,7 @@ struct Vec {
         double total() const {
             double lanes[8];
             _mm512_storeu_pd(lanes, _mm512_add_pd(low, high));
-            return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
-                   ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+            return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
         }
     };
 };

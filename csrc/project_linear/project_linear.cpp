@@ -26,8 +26,7 @@ void check(const ProjectLinear& call) {
     check_moments(call.gamma.kind, call.first, call.second);
     check_rows("activations", call.activations);
     check_rows("output_grads", call.output_grads);
-    require(call.activations.dtype == call.output_grads.dtype,
-            "output_grads: expected the dtype of activations");
+    require(call.activations.dtype == call.output_grads.dtype, "output_grads: expected the dtype of activations");
     check_offsets(call.cu_seqlens, call.sketches.rows);
 }
 

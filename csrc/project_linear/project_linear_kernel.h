@@ -9,19 +9,19 @@
 namespace gradsift {
 
 struct LinearSlice {
-    const void* activations;   // first token of the sample
+    const void* activations;  // first token of the sample
     const void* output_grads;
     Dtype dtype;
     int64_t activation_stride, output_grad_stride;
     int64_t tokens;
-    int64_t cols;              // d_in, the stride of the moments
+    int64_t cols;                                    // d_in, the stride of the moments
     int64_t row_begin, row_end, col_begin, col_end;  // col_begin is a multiple of 128
     SketchPlan plan;
     GammaTerms terms;
     MomentView first, second;
-    float* panels;             // room for linear_panel_floats
-    float* sketch;             // P numbers, added to
-    double* norms;             // 2 numbers, added to
+    float* panels;  // room for linear_panel_floats
+    float* sketch;  // P numbers, added to
+    double* norms;  // 2 numbers, added to
 };
 
 constexpr int kMaxTileRows = 16;

@@ -88,8 +88,8 @@ struct LinearTile {
         const int64_t input_bytes = slice.activation_stride * static_cast<int64_t>(sizeof(T));
         float* const activations = slice.panels;
         float* const grads = activations + kBlockCols / kCols * panel_floats(tokens, kCols);
-        pack_output_grads(static_cast<const T*>(slice.output_grads) + slice.row_begin, slice.output_grad_stride,
-                          tokens, rows, grads);
+        pack_output_grads(static_cast<const T*>(slice.output_grads) + slice.row_begin, slice.output_grad_stride, tokens,
+                          rows, grads);
         SquareNorms norms;
         for (int64_t block = slice.col_begin; block < slice.col_end; block += kBlockCols) {
             const int64_t left = slice.col_end - block;

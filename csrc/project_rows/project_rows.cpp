@@ -31,8 +31,8 @@ void check(const ProjectRows& call) {
     if (call.cu_seqlens == nullptr) return;
     check_offsets(call.cu_seqlens, call.sketches.rows);
     for (int64_t k = 0; k < call.cu_seqlens[call.sketches.rows]; ++k) {
-        require(call.row_ids[k] >= 0 && call.row_ids[k] < call.rows, "row_ids: expected 0 to ", call.rows - 1,
-                ", got ", call.row_ids[k], " at position ", k);
+        require(call.row_ids[k] >= 0 && call.row_ids[k] < call.rows, "row_ids: expected 0 to ", call.rows - 1, ", got ",
+                call.row_ids[k], " at position ", k);
     }
 }
 
@@ -50,9 +50,7 @@ void project_rows(const ProjectRows& call) {
     const GammaTerms terms = gamma_terms(call.gamma);
     const bool dense = call.projection.kind == ProjectionKind::kRademacher;
 
-    const auto rows_of = [&](int64_t b) {
-        return sparse ? call.cu_seqlens[b + 1] - call.cu_seqlens[b] : call.rows;
-    };
+    const auto rows_of = [&](int64_t b) { return sparse ? call.cu_seqlens[b + 1] - call.cu_seqlens[b] : call.rows; };
     const auto slices_of = [&](int64_t b) {
         return slice_count(rows_of(b), cols, kEntryCost + (dense ? dim / 4 : 0), dim);
     };

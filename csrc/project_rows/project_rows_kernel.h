@@ -9,18 +9,18 @@
 namespace gradsift {
 
 struct RowsSlice {
-    const void* grads;         // the sample's first row
+    const void* grads;  // the sample's first row
     Dtype dtype;
     int64_t row_stride;
-    const int64_t* row_ids;    // of the sample's rows, or null: row k is row k of the parameter
-    int64_t first_sign_row;    // sign row of the sample's first row
+    const int64_t* row_ids;  // of the sample's rows, or null: row k is row k of the parameter
+    int64_t first_sign_row;  // sign row of the sample's first row
     int64_t cols;
     int64_t row_begin, row_end, col_begin, col_end;  // rows count the sample's own; col_begin is a multiple of 128
     SketchPlan plan;
     GammaTerms terms;
     MomentView first, second;
-    float* sketch;             // P numbers, added to
-    double* norms;             // 2 numbers, added to
+    float* sketch;  // P numbers, added to
+    double* norms;  // 2 numbers, added to
 };
 
 using ProjectRowsFn = void (*)(const RowsSlice&);

@@ -17,9 +17,8 @@ from torch import Tensor
 from gradsift import ops
 from gradsift.specs import Gamma, ProjectionSpec, canonical_json
 
-# Any: torch.library is only partly typed
-_library: Any = torch.library.Library("gradsift", "DEF")
-_register_fake: Any = torch.library.register_fake
+_torch_library: Any = torch.library  # only partly typed
+_library = _torch_library.Library("gradsift", "DEF")
 _library.define(
     'project_linear(Tensor activations, Tensor output_grads, str spec, str param, *, str gamma=\'{"kind":"sgd"}\', '
     "Tensor? cu_seqlens=None, Tensor? exp_avg=None, Tensor? exp_avg_sq=None) -> Tensor",
@@ -142,5 +141,5 @@ def _fake_project_rows(
 
 _library.impl("project_linear", _project_linear, "CPU")
 _library.impl("project_rows", _project_rows, "CPU")
-_register_fake("gradsift::project_linear", _fake_project_linear, lib=_library)
-_register_fake("gradsift::project_rows", _fake_project_rows, lib=_library)
+_torch_library.register_fake("gradsift::project_linear", _fake_project_linear, lib=_library)
+_torch_library.register_fake("gradsift::project_rows", _fake_project_rows, lib=_library)
