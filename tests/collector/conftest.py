@@ -33,17 +33,17 @@ def spec():
 
 
 def _common(**overrides):
-    settings = dict(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=64,
+    settings = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 64,
         # Larger than the usual 0.02, so that attention and losses are far from uniform and a leak shows.
-        initializer_range=0.2,
-    )
+        "initializer_range": 0.2,
+    }
     return settings | overrides
 
 
@@ -58,8 +58,8 @@ def make_model():
             config = transformers.MistralConfig(**_common(sliding_window=4, **overrides))
             model = transformers.MistralForCausalLM(config)
         else:
-            settings = dict(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCABULARY, n_positions=64)
-            settings |= dict(initializer_range=0.2) | overrides
+            settings = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY, "n_positions": 64}
+            settings |= {"initializer_range": 0.2} | overrides
             model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**settings))
         with torch.no_grad():
             for p in model.parameters():

@@ -84,7 +84,7 @@ def test_tied_weights_are_one_parameter(kind, gamma, layout, make_model, samples
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_gradient_checkpointing_changes_nothing(kind, reentrant, lora, layout, make_model, with_lora, samples, check):
     base = make_model(kind)
-    target = dict(target=("q_proj", "o_proj")) if kind == "llama" else dict(target=("c_attn",), fan_in_fan_out=True)
+    target = {"target": ("q_proj", "o_proj")} if kind == "llama" else {"target": ("c_attn",), "fan_in_fan_out": True}
     model = with_lora(base, **target) if lora else base
     without = copy.deepcopy(model)
     checkpointed = _checkpoint(base, reentrant)
@@ -125,7 +125,7 @@ def test_reentrant_checkpointing_needs_nothing_from_the_user(
 def test_dropout_is_off_while_collecting_and_back_on_afterwards(
     layout_name, make_model, with_lora, samples, batch_of, check
 ):
-    rates = dict(embd_pdrop=0.5, attn_pdrop=0.5, resid_pdrop=0.5)
+    rates = {"embd_pdrop": 0.5, "attn_pdrop": 0.5, "resid_pdrop": 0.5}
     model = with_lora(make_model("gpt2", **rates), target=("c_attn",), fan_in_fan_out=True, lora_dropout=0.5)
     model.train()
     model.get_base_model().transformer.h[0].eval()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gradsift import backends
 from gradsift.collector import modes
 from gradsift.collector.batches import LanguageBatch, read_batch, sample_losses
 from gradsift.collector.capture import Pass, Site, sites_of
@@ -65,6 +66,8 @@ class GradientCollector:
         An argument is not as written above.
     MomentsError
         Moments are missing for a trained parameter, or shaped otherwise.
+    BackendUnavailableError
+        The named backend cannot run here.
 
     Notes
     -----
@@ -87,6 +90,7 @@ class GradientCollector:
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(spec, ProjectionSpec):
             raise TypeError(f"spec: expected a ProjectionSpec, got {type(spec).__name__}")
+        backends.choose("project_linear", backend)
         self._model = unwrap(model)
         all_trained = trained_parameters(self._model)
         if not all_trained:

@@ -88,8 +88,9 @@ def load_moments(checkpoint_dir: str | Path, model: nn.Module) -> Moments:
 
     Reads ``optimizer.pt`` of the transformers Trainer (keyed by index) or ``optimizer.bin`` of FSDP (keyed by name),
     always with ``weights_only=True``. Indices become names by, in this order: ``param_names`` in the state's groups,
-    `OPTIMIZER_NAMES` beside it, the Trainer's own split into parameters with and without weight decay. The last is
-    taken only if it fits in every group and shape and no other split fits too.
+    `OPTIMIZER_NAMES` beside it, the Trainer's own split into parameters with and without weight decay (or model order,
+    if there is one group). The last is taken only if it fits in every group's size and every shape; an optimizer that
+    was given parameters of equal shapes in an order of its own cannot be told from it.
 
     Parameters
     ----------
@@ -189,23 +190,14 @@ def _match(
         return _named(path, "param_names", saved_names, keys, state, trained)
     if names_file.is_file():
         return _named(path, OPTIMIZER_NAMES, _names_in(names_file), keys, state, trained)
-    fitting: list[list[TrainedParameter]] = []
-    tried = _trainer_orders(model, trained)
-    for order in tried:
-        sizes = [len(group.get("params", ())) for group in groups]
+    sizes = [len(group.get("params", ())) for group in groups]
+    orders = _trainer_orders(model, trained)
+    for order in orders:
         flat = [t for part in order for t in part]
-        if sizes == [len(part) for part in order] and not _misfits(flat, keys, state) and flat not in fitting:
-            fitting.append(flat)
-    if len(fitting) == 1:
-        return {t.name: key for t, key in zip(fitting[0], keys, strict=True)}
-    if len(fitting) > 1:
-        differ = next((a.name, b.name) for a, b in zip(*fitting[:2], strict=True) if a is not b)
-        raise MomentsError(
-            f"{path}: expected one order of the parameters to fit, got several, which differ first at {differ[0]} and "
-            f"{differ[1]}; write the names in the optimizer's order to {OPTIMIZER_NAMES} beside it"
-        )
-    flat = [t for part in tried[0] for t in part]
-    raise _mismatch(path, "the Trainer's order", flat, keys, state)
+        if sizes == [len(part) for part in order] and not _misfits(flat, keys, state):
+            return {t.name: key for t, key in zip(flat, keys, strict=True)}
+    nearest = next((order for order in orders if sizes == [len(part) for part in order]), orders[0])
+    raise _mismatch(path, "the Trainer's order", [t for part in nearest for t in part], keys, state)
 
 
 def _named(
@@ -245,7 +237,10 @@ def _named(
 
 
 def _trainer_orders(model: nn.Module, trained: Sequence[TrainedParameter]) -> list[list[list[TrainedParameter]]]:
-    """Orders the Trainer gives: parameters with decay, then those without; and all in model order."""
+    """Orders the Trainer gives: parameters with decay, then those without; and all in model order.
+
+    Each differs from the others in its groups' sizes, or is the same: at most one fits.
+    """
     in_layer_norm = {
         f"{name}.{attribute}" if name else attribute
         for name, module in model.named_modules()
