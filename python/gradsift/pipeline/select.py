@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gradsift.datastore import Datastore, check_comparable
+from gradsift.datastore import Datastore
 from gradsift.pipeline.collect import collect
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.samples import subtask_names
@@ -43,9 +41,6 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
         return directory
     for line in changed:
         run.reporter.say(f"selection {name}: made again, since {line}")
-    for store, row in zip(candidates, target_stores, strict=True):
-        for target in row:
-            check_comparable(store.spec, target.spec)
     subtasks = [subtask for t in targets for subtask in subtask_names(t, run.targets[t])]
     with run.reporter.task(f"selection {name}", len(candidates[0]), "rows") as advance:
         done = 0
@@ -57,7 +52,7 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
 
         result = select(
             candidates=candidates,
-            targets=[np.concatenate([s.rows(0, len(s)) for s in row]) for row in target_stores],
+            targets=target_stores,
             weights=[checkpoint_record(c)["learning_rate"] for c in checkpoints],
             selector=run.config.select.selector,
             reduce=run.config.select.reduce,
@@ -65,7 +60,6 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
             progress=progress,
             **run.config.select.budget(),
         )
-    result.record["target_stores"] = settings["targets"]
     result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
     run.directory.finish(directory, settings)
     for line in summary_lines(name, result):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradsift.selection.influence import REDUCTIONS
 from gradsift.selection.output import Selection
-from gradsift.selection.select import select
+from gradsift.selection.selecting import select
 from gradsift.selection.selectors import SELECTORS
 
 __all__ = ["REDUCTIONS", "SELECTORS", "Selection", "select"]
