@@ -166,7 +166,7 @@ def test_trailing_and_leading_garbage_is_refused(stores, garbage):
         ("rows", 56, struct.pack("<Q", 2**60)),
         ("rows", 56, struct.pack("<Q", 2**64 - 1)),
         ("rows", 56, struct.pack("<Q", 0)),
-        ("rows", 56, struct.pack("<Q", 6)),
+        ("the name its header gives", 56, struct.pack("<Q", 6)),
         ("first row", 48, struct.pack("<Q", 2**64 - 1)),
         ("proj_dim", 68, struct.pack("<I", 2**32 - 1)),
         ("proj_dim", 68, struct.pack("<I", 0)),
@@ -181,7 +181,7 @@ def test_a_header_with_a_valid_checksum_that_claims_what_cannot_be_is_refused(st
     stores.make(5)
     (shard,) = stores.shards()
     shard.write_bytes(resealed(patch(shard.read_bytes(), offset, data)))
-    with pytest.raises(DatastoreCorruptError, match=rf"{field}|section|name"):
+    with pytest.raises(DatastoreCorruptError, match=field):
         Datastore.open(stores.path)
 
 
@@ -197,6 +197,27 @@ def test_a_footer_whose_sections_do_not_tile_the_file_is_refused(stores, entry, 
         value += 8
     shard.write_bytes(resealed(patch(raw, at, struct.pack("<Q", value))))
     with pytest.raises(DatastoreCorruptError, match="section"):
+        Datastore.open(stores.path)
+
+
+def test_sections_that_tile_the_file_but_are_not_those_of_its_rows_are_refused(stores):
+    stores.make(5)
+    (shard,) = stores.shards()
+    raw = bytearray(shard.read_bytes())
+    entry = len(raw) - 512 + 16
+    for at, change in ((entry + 2 * 24 + 16, -8), (entry + 3 * 24 + 8, -8), (entry + 3 * 24 + 16, 8)):
+        struct.pack_into("<Q", raw, at, struct.unpack_from("<Q", raw, at)[0] + change)
+    shard.write_bytes(resealed(raw))
+    with pytest.raises(DatastoreCorruptError, match="section 3"):
+        Datastore.open(stores.path)
+
+
+def test_a_footer_of_another_length_of_file_is_refused(stores):
+    stores.make(5)
+    (shard,) = stores.shards()
+    raw = shard.read_bytes()
+    shard.write_bytes(resealed(patch(raw, len(raw) - 512 + 432, struct.pack("<Q", len(raw) - 1))))
+    with pytest.raises(DatastoreCorruptError, match="file size"):
         Datastore.open(stores.path)
 
 
@@ -240,7 +261,12 @@ def test_unknown_optional_features_and_sections_are_passed_over(stores):
     struct.pack_into("<Q", foot, 432, len(raw) + 16)
     shard.write_bytes(resealed(body + b"sixteen new byte" + bytes(foot)))
     np.testing.assert_array_equal(Datastore.open(stores.path).rows().shape, (5, 256))
-    struct.pack_into("<I", foot, 16 + 4 * 24, 5)  # and one that a reader must know
+    struct.pack_into("<Q", foot, 16 + 4 * 24 + 8, len(body) + 8)  # a hole before it, as much less of it
+    struct.pack_into("<Q", foot, 16 + 4 * 24 + 16, 8)
+    shard.write_bytes(resealed(body + b"sixteen new byte" + bytes(foot)))
+    with pytest.raises(DatastoreCorruptError, match="offset"):
+        Datastore.open(stores.path)
+    struct.pack_into("<IIQQ", foot, 16 + 4 * 24, 5, 0, len(body), 16)  # and one that a reader must know
     shard.write_bytes(resealed(body + b"sixteen new byte" + bytes(foot)))
     with pytest.raises(DatastoreVersionError, match="kind 5"):
         Datastore.open(stores.path)

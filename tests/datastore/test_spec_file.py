@@ -71,6 +71,7 @@ def test_a_spec_comes_back_as_it_was():
         (GOOD.replace('"learning_rate":1e-05', '"learning_rate":' + "[" * 100_000 + "]" * 100_000), "nesting"),
         ("[" * 1_000_000, "nesting"),
         (GOOD.replace('"name":"c"', '"name":"d"'), "digest"),
+        (GOOD.replace('"loss":"mean_over_own_label_tokens",', ""), "left out"),
         (GOOD.replace('"name":"c"', '"name":"\u00e9"'), "ASCII"),
     ],
 )
