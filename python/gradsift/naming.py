@@ -6,6 +6,7 @@ the wrapper would silently change the matrix.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 
@@ -49,6 +50,7 @@ def canonical_name(name: str) -> str:
     return bare
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def parameter_id(name: str) -> int:
     """``h``: BLAKE2b-64 of the canonical name in UTF-8, read little-endian (docs/projection-spec.md)."""
     return int.from_bytes(hashlib.blake2b(canonical_name(name).encode(), digest_size=8).digest(), "little")

@@ -271,14 +271,14 @@ def test_out_is_overwritten_and_nothing_beside_it(family, backend, rng):
     a, g = integers(rng, 3, 4, 5, 131)
     want = project_linear(a, g, SPEC, param=W, backend="reference")
     buffer = np.full((5, SPEC.proj_dim + 7), np.nan, np.float32)
-    norm_buffer = np.full((5, 2), np.nan)
-    out, norms = buffer[1:4, 3:-4], norm_buffer[1:4]
+    norm_buffer = np.full((5, 7), np.nan)
+    out, norms = buffer[1:4, 3:-4], norm_buffer[1:4, 2:4]
     if family == "torch":
         a, g, out, norms = map(torch.from_numpy, (a, g, out, norms))
     assert project_linear(a, g, SPEC, param=W, out=out, norms=norms, backend=backend) is out
     np.testing.assert_array_equal(out, want)
-    assert np.isfinite(norm_buffer[1:4]).all()
-    buffer[1:4, 3:-4], norm_buffer[1:4] = np.nan, np.nan
+    assert np.isfinite(norm_buffer[1:4, 2:4]).all()
+    buffer[1:4, 3:-4], norm_buffer[1:4, 2:4] = np.nan, np.nan
     assert np.isnan(buffer).all()
     assert np.isnan(norm_buffer).all()
 
@@ -490,6 +490,16 @@ BAD = {
         {"out": torch.zeros(2, 1024, requires_grad=True)},
         ValueError,
         "out: expected a tensor without gradient tracking, got requires_grad=True; pass it detached",
+    ),
+    "out unaligned": (
+        {"out": np.zeros(2 * 4096 + 1, np.uint8)[1:].view(np.float32).reshape(2, 1024)},
+        ValueError,
+        "out: expected an aligned array, got one at an address that its dtype does not divide",
+    ),
+    "norms overlap out": (
+        {"out": SHARED.reshape(2, -1), "norms": SHARED[:8].view(np.float64).reshape(2, 2)},
+        ValueError,
+        "norms: expected memory of its own, got an array that overlaps out",
     ),
     "out overlaps": (
         {"activations": SHARED[7:37].reshape(2, 3, 5), "out": SHARED.reshape(2, -1)},

@@ -21,6 +21,8 @@ FLOAT_DTYPES = ("float32", "bfloat16")
 
 
 def is_tensor(value: object) -> bool:
+    if isinstance(value, np.ndarray):
+        return False
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
@@ -185,6 +187,9 @@ def check_outputs(
         raise TypeError(f"accumulate: expected a bool, got {type_name(accumulate)}")
     if accumulate and out is None:
         raise ValueError("out: expected an array to add to, since accumulate is True, got None")
+    if out is None and norms is None:
+        return
+    taken = [("an input", numpy_view(array)) for array in inputs]
     for name, value, shape, dtype in (
         ("out", out, (batch, proj_dim), "float32"),
         ("norms", norms, (batch, 2), "float64"),
@@ -196,21 +201,23 @@ def check_outputs(
             raise ValueError(f"{name}: expected shape {shape}, got {shape_of(value)}")
         check_dtype(name, value, (dtype,))
         check_device(name, value)
-        _check_writable(name, value)
-        if any(np.may_share_memory(numpy_view(value), numpy_view(other)) for other in inputs):
-            raise ValueError(f"{name}: expected memory of its own, got an array that overlaps an input")
-    if out is not None and norms is not None and np.may_share_memory(numpy_view(out), numpy_view(norms)):
-        raise ValueError("norms: expected memory of its own, got an array that overlaps out")
+        if is_tensor(value) and value.requires_grad:
+            raise ValueError(
+                f"{name}: expected a tensor without gradient tracking, got requires_grad=True; pass it detached"
+            )
+        view = numpy_view(value)
+        _check_writable(name, view)
+        for what, other in taken:
+            if np.may_share_memory(view, other):
+                raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {what}")
+        taken.append((name, view))
 
 
-def _check_writable(name: str, array: Array) -> None:
-    if is_tensor(array) and array.requires_grad:
-        raise ValueError(
-            f"{name}: expected a tensor without gradient tracking, got requires_grad=True; pass it detached"
-        )
-    view = numpy_view(array)
+def _check_writable(name: str, view: np.ndarray) -> None:
     if not view.flags.writeable:
         raise ValueError(f"{name}: expected a writable array, got a read-only one")
+    if not view.flags.aligned:
+        raise ValueError(f"{name}: expected an aligned array, got one at an address that its dtype does not divide")
     rows, columns = view.shape
     row_stride, column_stride = (s // view.itemsize for s in view.strides)
     if (columns > 1 and rows and column_stride != 1) or (rows > 1 and row_stride < columns):
