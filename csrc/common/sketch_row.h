@@ -1,4 +1,4 @@
-// From gradients to a sketch, one row of at most 128 entries at a time: Γ, norms, signed add. Read by the per-ISA files
+// From gradients to a sketch, rows of at most 128 entries at a time: Γ, norms, signed add. Read by the per-ISA files
 // after one of common/vec_*.h, so everything is in an anonymous namespace and no C++ library header is used.
 #pragma once
 #include <stdint.h>
@@ -20,7 +20,13 @@ struct SquareNorms {
     }
 };
 
-/// Where a run of entries lies in the parameter. The run stays within one block of 128 columns.
+/// A part of the parameter: `height` rows of `width` entries, the columns within one block of 128.
+struct Patch {
+    int64_t row, sign_row, col;
+    int height, width;
+};
+
+/// One row of a patch.
 struct Run {
     int64_t row, sign_row, col;
     int width;
@@ -36,40 +42,51 @@ inline Vec load_moment(const MomentView& moment, int64_t at, int64_t count) {
     return load_up_to(static_cast<const bf16*>(moment.data) + at, count);
 }
 
-/// mapped = Γ(grads) with zeros up to a whole vector; `at` is the run's first entry in the moments.
-/// Out of line: inlined into the loop over tokens, the constants of Γ push the accumulators out of registers, which
-/// cost a trial 60% of its speed.
+/// Γ of one row into `mapped`, zeros up to a whole vector; `at` is its first entry in the moments.
 template <GammaKind kKind, class T>
-__attribute__((noinline)) void map_run(const T* grads, int width, const GammaTerms& terms, const MomentView& first,
-                                       const MomentView& second, int64_t at, float* mapped, SquareNorms& norms) {
-    const Vec first_m = Vec::all(terms.first_m), first_g = Vec::all(terms.first_g);
-    const Vec second_v = Vec::all(terms.second_v), second_g = Vec::all(terms.second_g);
-    const Vec inner_eps = Vec::all(terms.inner_eps), eps = Vec::all(terms.eps);
-    SquareNorms sums = norms;
+inline void map_run(const T* grads, int width, const GammaTerms& terms, const MomentView& first,
+                    const MomentView& second, int64_t at, float* mapped, SquareNorms& norms) {
     for (int k = 0; k < width; k += Vec::kLanes) {
         const int count = width - k;
         Vec g = load_up_to(grads + k, count);
-        Vec update = g;
         if (count < Vec::kLanes) g = Vec::first(g, count);
+        Vec update = g;
         if constexpr (kKind == GammaKind::kSign) {
             update = Vec::sign(g);
         } else if constexpr (kKind != GammaKind::kSgd) {
-            Vec power = second_v * load_moment(second, at + k, count);
+            Vec power = Vec::all(terms.second_v) * load_moment(second, at + k, count);
             if constexpr (kKind == GammaKind::kAdam || kKind == GammaKind::kLess) {
-                power = Vec::mul_add(second_g * g, g, power);
+                power = Vec::mul_add(Vec::all(terms.second_g) * g, g, power);
             }
-            if constexpr (kKind == GammaKind::kLess) power = power + inner_eps;
+            if constexpr (kKind == GammaKind::kLess) power = power + Vec::all(terms.inner_eps);
             Vec root = Vec::sqrt(power);
-            if constexpr (kKind != GammaKind::kLess) root = root + eps;
+            if constexpr (kKind != GammaKind::kLess) root = root + Vec::all(terms.eps);
             if constexpr (kKind != GammaKind::kSecondMoment) {
-                update = Vec::mul_add(first_g, g, first_m * load_moment(first, at + k, count));
+                const Vec decayed = Vec::all(terms.first_m) * load_moment(first, at + k, count);
+                update = Vec::mul_add(Vec::all(terms.first_g), g, decayed);
             }
             update = update / root;
         }
         if (count < Vec::kLanes) update = Vec::first(update, count);
-        sums.grad.add(g);
-        sums.gamma.add(update);
+        norms.grad.add(g);
+        norms.gamma.add(update);
         update.store(mapped + k);
+    }
+}
+
+/// mapped[r] = Γ(grads[r]) for the rows of a patch, `at` the first entry of row 0 in the moments.
+/// Out of line: inlined into the loop over tokens, the constants of Γ push the accumulators out of registers, which
+/// cost a trial 60% of its speed.
+template <GammaKind kKind, class T>
+__attribute__((noinline)) void map_patch(const T* grads, int64_t stride, const Patch& patch, const GammaTerms& terms,
+                                         const MomentView& first, const MomentView& second, int64_t cols, float* mapped,
+                                         int64_t mapped_stride, SquareNorms& norms) {
+    const GammaTerms constants = terms;  // and a copy of the sums: neither can be what `mapped` points to
+    SquareNorms sums = norms;
+    const int64_t at = patch.row * cols + patch.col;
+    for (int r = 0; r < patch.height; ++r) {
+        map_run<kKind>(grads + r * stride, patch.width, constants, first, second, at + r * cols,
+                       mapped + r * mapped_stride, sums);
     }
     norms = sums;
 }
@@ -120,11 +137,15 @@ inline void add_run_rademacher(const SketchPlan& plan, const Run& run, const flo
     }
 }
 
-__attribute__((noinline)) void add_run(const SketchPlan& plan, const Run& run, const float* mapped, float* sketch) {
-    if (plan.kind == ProjectionKind::kXor) {
-        add_run_xor(plan, run, mapped, sketch);
-    } else {
-        add_run_rademacher(plan, run, mapped, sketch);
+__attribute__((noinline)) void add_patch(const SketchPlan& plan, const Patch& patch, const float* mapped,
+                                         int64_t mapped_stride, float* sketch) {
+    for (int r = 0; r < patch.height; ++r, mapped += mapped_stride) {
+        const Run run{patch.row + r, patch.sign_row + r, patch.col, patch.width};
+        if (plan.kind == ProjectionKind::kXor) {
+            add_run_xor(plan, run, mapped, sketch);
+        } else {
+            add_run_rademacher(plan, run, mapped, sketch);
+        }
     }
 }
 

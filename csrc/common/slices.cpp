@@ -67,24 +67,30 @@ void write_sample(const SketchOutput& output, int64_t sample, const float* parti
 
 float* thread_scratch(int64_t count) { return t_scratch.at_least(count); }
 
+namespace {
+
+// Slices of project_linear pack the other side's input again, so the longer side is cut, if it has pieces to cut.
+bool cuts_columns(int64_t rows, int64_t cols) { return cols >= rows && cols > 3 * kBlockCols; }
+
+int64_t units(int64_t size, int64_t unit) { return (size + unit - 1) / unit; }
+
+}  // namespace
+
 int64_t slice_count(int64_t rows, int64_t cols, int64_t entry_cost, int64_t proj_dim) {
     // A slice clears, writes and adds P numbers once more; at 512 multiply-adds for each that is under 5%.
     const int64_t worth = 512 * std::max<int64_t>(proj_dim, kBlockDim);
-    const int64_t units = std::max((rows + kRowUnit - 1) / kRowUnit, (cols + kBlockCols - 1) / kBlockCols);
-    const int64_t wanted = rows * cols * entry_cost / worth;
-    return std::clamp<int64_t>(std::min(wanted, units), 1, kMaxSlices);
+    const int64_t most = cuts_columns(rows, cols) ? units(cols, kBlockCols) : units(rows, kRowUnit);
+    return std::clamp<int64_t>(std::min(rows * cols * entry_cost / worth, most), 1, kMaxSlices);
 }
 
 Rect slice_rect(int64_t rows, int64_t cols, int64_t count, int64_t index) {
-    const int64_t row_units = (rows + kRowUnit - 1) / kRowUnit;
-    const int64_t col_units = (cols + kBlockCols - 1) / kBlockCols;
-    const auto edge = [&](int64_t units, int64_t unit, int64_t size, int64_t at) {
-        return std::min(size, units * at / count * unit);
+    const auto edge = [&](int64_t size, int64_t unit, int64_t at) {
+        return std::min(size, units(size, unit) * at / count * unit);
     };
-    if (row_units >= col_units) {
-        return {edge(row_units, kRowUnit, rows, index), edge(row_units, kRowUnit, rows, index + 1), 0, cols};
+    if (cuts_columns(rows, cols)) {
+        return {0, rows, edge(cols, kBlockCols, index), edge(cols, kBlockCols, index + 1)};
     }
-    return {0, rows, edge(col_units, kBlockCols, cols, index), edge(col_units, kBlockCols, cols, index + 1)};
+    return {edge(rows, kRowUnit, index), edge(rows, kRowUnit, index + 1), 0, cols};
 }
 
 void run_slices(int64_t samples, const std::function<int64_t(int64_t)>& slices_of, const SliceBody& body,

@@ -15,7 +15,7 @@ struct Rect {
 /// Depends on nothing else, so that sums come out in one order for every thread count and batch split.
 int64_t slice_count(int64_t rows, int64_t cols, int64_t entry_cost, int64_t proj_dim);
 
-/// Slice `index` of `count`: whole blocks of columns or of rows, whichever there are more of.
+/// Slice `index` of `count`: whole blocks of columns, or groups of rows, whichever side is longer.
 Rect slice_rect(int64_t rows, int64_t cols, int64_t count, int64_t index);
 
 /// Where finished sketches go.

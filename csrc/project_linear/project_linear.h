@@ -10,9 +10,8 @@ namespace gradsift {
 /// sketches[b] = S · Γ(G_b), G_b = Σ_t output_grads[b, t] ⊗ activations[b, t], for the weight (d_out, d_in).
 ///
 /// activations   (…, d_in), output_grads (…, d_out): rows as in RowsView, float32 or bfloat16 alike
-/// cu_seqlens    (samples + 1): sample b has the rows cu_seqlens[b] … cu_seqlens[b+1] − 1, counted from its own first
-///               row where the views have a sample stride of their own (see `padded`)
-/// padded        rows of sample b are 0 … cu_seqlens[b+1] − cu_seqlens[b] − 1 of its own
+/// cu_seqlens    (samples + 1): sample b has cu_seqlens[b+1] − cu_seqlens[b] tokens, in packed views from row
+///               cu_seqlens[b], in `padded` ones, which have a sample stride, from row 0 of its own
 /// moments       (d_out, d_in) each, contiguous; read only where `gamma` does
 /// sketches      (samples, P) float32, norms (samples, 2) float64 or none; overwritten, or added to if `accumulate`;
 ///               must not overlap an input

@@ -1,5 +1,6 @@
+// Vec before the loop nest that is written over it.
 #include "common/vec_scalar.h"
-//
+
 #include "project_linear/project_linear_tile.h"
 
 namespace gradsift {

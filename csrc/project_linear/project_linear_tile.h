@@ -12,6 +12,8 @@ struct LinearTile {
     static constexpr int kCols = kVectors * Vec::kLanes;
     static_assert(32 % kCols == 0 || kCols % 32 == 0);
     static_assert(kBlockCols % kCols == 0 && kRows <= kMaxTileRows);
+    static constexpr int64_t kStripRows = 64;
+    static_assert(kStripRows % kRows == 0);
 
     /// Panels of activations, [panel][token][kCols], zeros beyond `width`, which is at most a block.
     template <class T>
@@ -28,13 +30,11 @@ struct LinearTile {
     }
 
     /// Panels of output gradients, [tile][token][kRows], zeros beyond `rows`.
-    /// 64 rows at a time: all at once would write to as many lines in turn as there are tiles.
+    /// A strip at a time: all at once would write to as many lines in turn as there are tiles.
     template <class T>
     static void pack_output_grads(const T* from, int64_t stride, int64_t tokens, int64_t rows, float* to) {
-        constexpr int64_t kRowsAtOnce = 64;
-        static_assert(kRowsAtOnce % kRows == 0);
-        for (int64_t begin = 0; begin < rows; begin += kRowsAtOnce) {
-            const int64_t end = begin + kRowsAtOnce < rows ? begin + kRowsAtOnce : rows;
+        for (int64_t begin = 0; begin < rows; begin += kStripRows) {
+            const int64_t end = begin + kStripRows < rows ? begin + kStripRows : rows;
             for (int64_t t = 0; t < tokens; ++t) {
                 const T* const token = from + t * stride;
                 float* out = to + begin / kRows * panel_floats(tokens, kRows) + t * kRows;
@@ -81,48 +81,76 @@ struct LinearTile {
         }
     }
 
+    /// Lines of 64 bytes to ask for, one of each of `tokens` rows at a time.
+    struct Ahead {
+        const char* line;
+        const char* end;
+        int64_t stride;
+
+        template <class T>
+        Ahead(const T* from, int64_t count, int64_t row_stride)
+            : line(reinterpret_cast<const char*>(from)),
+              end(reinterpret_cast<const char*>(from + (count > 0 ? count : 0))),
+              stride(row_stride * static_cast<int64_t>(sizeof(T))) {}
+    };
+
     template <GammaKind kKind, class T>
     static void run(const LinearSlice& slice) {
-        const int64_t tokens = slice.tokens, rows = slice.row_end - slice.row_begin;
+        const int64_t tokens = slice.tokens;
         const T* const inputs = static_cast<const T*>(slice.activations);
-        const int64_t input_bytes = slice.activation_stride * static_cast<int64_t>(sizeof(T));
+        const T* const outputs = static_cast<const T*>(slice.output_grads);
         float* const activations = slice.panels;
         float* const grads = activations + kBlockCols / kCols * panel_floats(tokens, kCols);
-        pack_output_grads(static_cast<const T*>(slice.output_grads) + slice.row_begin, slice.output_grad_stride, tokens,
-                          rows, grads);
+        // With one block of columns each row is used once: output gradients are then packed a strip at a time, which
+        // the cache holds. With several they are packed once and the activations a block at a time.
+        const bool one_block = slice.col_end - slice.col_begin <= kBlockCols;
+        const int64_t strip_rows = one_block ? kStripRows : slice.row_end - slice.row_begin;
         SquareNorms norms;
-        for (int64_t block = slice.col_begin; block < slice.col_end; block += kBlockCols) {
-            const int64_t left = slice.col_end - block;
-            const int block_width = static_cast<int>(left < kBlockCols ? left : kBlockCols);
-            pack_activations(inputs + block, slice.activation_stride, tokens, block_width, activations);
-            // The next block's activations come from far away while this one is worked on, a line of each token a tile.
-            const char* ahead = reinterpret_cast<const char*>(inputs + block + kBlockCols);
-            const char* const ahead_end = reinterpret_cast<const char*>(inputs + slice.col_end);
-            const char* const ahead_last = ahead + kBlockCols * sizeof(T);
-            for (int col = 0; col < block_width; col += kCols) {
-                const int width = block_width - col < kCols ? block_width - col : kCols;
-                for (int64_t row = slice.row_begin; row < slice.row_end; row += kRows) {
-                    const int64_t rows_left = slice.row_end - row;
-                    const int height = static_cast<int>(rows_left < kRows ? rows_left : kRows);
-                    const int64_t at = row * slice.cols + block + col;
-                    prefetch(slice.first, at, slice.cols, height);
-                    prefetch(slice.second, at, slice.cols, height);
-                    alignas(64) float tile[kRows * kCols];
-                    alignas(64) float mapped[kCols];
-                    const float* const panel = activations + col / kCols * panel_floats(tokens, kCols);
-                    const bool more = ahead < ahead_end && ahead < ahead_last;
-                    multiply(panel, grads + (row - slice.row_begin) / kRows * panel_floats(tokens, kRows), tokens,
-                             more ? ahead : reinterpret_cast<const char*>(panel), more ? input_bytes : 0, tile);
-                    ahead += 64;
-                    for (int r = 0; r < height; ++r) {
-                        map_run<kKind>(tile + r * kCols, width, slice.terms, slice.first, slice.second,
-                                       at + r * slice.cols, mapped, norms);
-                        add_run(slice.plan, {row + r, row + r, block + col, width}, mapped, slice.sketch);
-                    }
+        for (int64_t strip = slice.row_begin; strip < slice.row_end; strip += strip_rows) {
+            const int64_t strip_end = strip + strip_rows < slice.row_end ? strip + strip_rows : slice.row_end;
+            pack_output_grads(outputs + strip, slice.output_grad_stride, tokens, strip_end - strip, grads);
+            for (int64_t block = slice.col_begin; block < slice.col_end; block += kBlockCols) {
+                const int64_t left = slice.col_end - block;
+                const int width = static_cast<int>(left < kBlockCols ? left : kBlockCols);
+                if (!one_block || strip == slice.row_begin) {
+                    pack_activations(inputs + block, slice.activation_stride, tokens, width, activations);
                 }
+                const int64_t rows_after = slice.row_end - strip_end;
+                const Ahead ahead = one_block
+                                        ? Ahead(outputs + strip_end, rows_after < kStripRows ? rows_after : kStripRows,
+                                                slice.output_grad_stride)
+                                        : Ahead(inputs + block + kBlockCols,
+                                                left - kBlockCols < kBlockCols ? left - kBlockCols : kBlockCols,
+                                                slice.activation_stride);
+                run_block<kKind>(slice, strip, strip_end, block, width, activations, grads, ahead, norms);
             }
         }
         norms.add_to(slice.norms);
+    }
+
+    /// All tiles of packed rows and columns. What the next packing will read comes from far away meanwhile.
+    template <GammaKind kKind>
+    static void run_block(const LinearSlice& slice, int64_t row_begin, int64_t row_end, int64_t block, int block_width,
+                          const float* activations, const float* grads, Ahead ahead, SquareNorms& norms) {
+        const int64_t tokens = slice.tokens;
+        for (int col = 0; col < block_width; col += kCols) {
+            const int width = block_width - col < kCols ? block_width - col : kCols;
+            const float* const inputs = activations + col / kCols * panel_floats(tokens, kCols);
+            for (int64_t row = row_begin; row < row_end; row += kRows) {
+                const int height = static_cast<int>(row_end - row < kRows ? row_end - row : kRows);
+                const Patch patch{row, row, block + col, height, width};
+                prefetch(slice.first, row * slice.cols + patch.col, slice.cols, height);
+                prefetch(slice.second, row * slice.cols + patch.col, slice.cols, height);
+                const bool more = ahead.line < ahead.end;
+                alignas(64) float tile[kRows * kCols];
+                multiply(inputs, grads + (row - row_begin) / kRows * panel_floats(tokens, kRows), tokens,
+                         more ? ahead.line : reinterpret_cast<const char*>(inputs), more ? ahead.stride : 0, tile);
+                ahead.line += 64;
+                map_patch<kKind>(tile, kCols, patch, slice.terms, slice.first, slice.second, slice.cols, tile, kCols,
+                                 norms);
+                add_patch(slice.plan, patch, tile, kCols, slice.sketch);
+            }
+        }
     }
 
     static void run(const LinearSlice& slice) {

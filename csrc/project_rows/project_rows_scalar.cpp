@@ -1,5 +1,6 @@
+// Vec before the loop nest that is written over it.
 #include "common/vec_scalar.h"
-//
+
 #include "project_rows/project_rows_tile.h"
 
 namespace gradsift {

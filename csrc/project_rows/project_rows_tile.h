@@ -6,19 +6,26 @@
 namespace gradsift {
 namespace {
 
+// Rows of a block that are mapped before they are added: 4 KB of them.
+constexpr int kPatchRows = 8;
+
 template <GammaKind kKind, class T>
 void run_rows(const RowsSlice& slice) {
     SquareNorms norms;
-    for (int64_t k = slice.row_begin; k < slice.row_end; ++k) {
+    // Listed rows lie anywhere in the parameter and are taken one by one.
+    const int step = slice.row_ids == nullptr ? kPatchRows : 1;
+    for (int64_t k = slice.row_begin; k < slice.row_end; k += step) {
         const T* const grads = static_cast<const T*>(slice.grads) + k * slice.row_stride;
         const int64_t row = slice.row_ids != nullptr ? slice.row_ids[k] : k;
+        const int height = static_cast<int>(slice.row_end - k < step ? slice.row_end - k : step);
         for (int64_t col = slice.col_begin; col < slice.col_end; col += kBlockCols) {
             const int64_t left = slice.col_end - col;
             const int width = static_cast<int>(left < kBlockCols ? left : kBlockCols);
-            alignas(64) float mapped[kBlockCols];
-            map_run<kKind>(grads + col, width, slice.terms, slice.first, slice.second, row * slice.cols + col, mapped,
-                           norms);
-            add_run(slice.plan, {row, slice.first_sign_row + k, col, width}, mapped, slice.sketch);
+            const Patch patch{row, slice.first_sign_row + k, col, height, width};
+            alignas(64) float mapped[kPatchRows * kBlockCols];
+            map_patch<kKind>(grads + col, slice.row_stride, patch, slice.terms, slice.first, slice.second, slice.cols,
+                             mapped, kBlockCols, norms);
+            add_patch(slice.plan, patch, mapped, kBlockCols, slice.sketch);
         }
     }
     norms.add_to(slice.norms);
