@@ -67,6 +67,18 @@ def test_a_chat_may_begin_with_the_assistant(tokenizer, labelled_text):
     assert labelled_text(tokenizer, sample) == "assistant<|im_end|>assistant<|im_end|>"
 
 
+def test_a_template_may_trim_the_reply(tokenizer, chat, labelled_text):
+    samples = read_samples([chat("q", " \n the fox\n", "q", "x  ")])
+    (sample,) = encode_samples(samples, tokenizer, max_length=1000, template=LLAMA3)
+    assert labelled_text(tokenizer, sample) == "the fox<|im_end|>x<|im_end|>"
+
+
+def test_a_chat_may_hold_the_word_that_stands_for_replies(tokenizer, chat, labelled_text):
+    samples = read_samples([chat("GRADSIFTMARK", "GRADSIFTMARKX GRADSIFTMARK")])
+    (sample,) = encode_samples(samples, tokenizer, max_length=1000)
+    assert labelled_text(tokenizer, sample) == "GRADSIFTMARKX GRADSIFTMARK<|im_end|>"
+
+
 def test_the_text_is_what_the_template_writes_and_nothing_is_added(tokenizer, chat):
     row = chat("the quick fox", "hello")
     (sample,) = encode_samples(read_samples([row]), tokenizer, max_length=1000)
