@@ -30,6 +30,10 @@ class CollectError(GradsiftError):
     """Per-sample gradients cannot be formed for this model or batch."""
 
 
+class DiskFullError(GradsiftError):
+    """There is no room for a file; nothing of it was written, and what it would have replaced is intact."""
+
+
 class DatastoreError(GradsiftError):
     """Base of what can be wrong with a gradient datastore."""
 
@@ -50,7 +54,7 @@ class DatastoreExistsError(DatastoreError):
     """A store or shard is already there and was not asked to be resumed, or differs from what would be written."""
 
 
-class DatastoreSpaceError(DatastoreError):
+class DatastoreSpaceError(DatastoreError, DiskFullError):
     """The disk is full; says how many bytes were needed. What was committed before is intact."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from gradsift.errors import ConfigError, GradsiftError
 from gradsift.pipeline import parse_config
-from gradsift.pipeline.rundir import RunDirectory, differences, write_atomic
+from gradsift.pipeline.rundir import RunDirectory, differences
 
 
 @pytest.fixture
@@ -85,22 +83,6 @@ def test_two_processes_cannot_work_on_one_run(directory: RunDirectory) -> None:
         holder.stdout.close()
     with directory.locked():
         pass
-
-
-def test_a_full_disk_leaves_the_old_text_and_says_what_was_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "results.json"
-    write_atomic(path, "old")
-
-    def full(fd: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(GradsiftError, match="expected room for 3 bytes, got a full disk"):
-        write_atomic(path, "new")
-    assert path.read_text(encoding="utf-8") == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_differences_name_the_innermost_key() -> None:

@@ -124,7 +124,7 @@ def test_saving_twice_replaces_both_files(tmp_path, chosen, samples, gaussian):
     assert json.loads((tmp_path / "selection.json").read_text())["ids"] == other.ids
 
 
-@pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, errors.DatastoreSpaceError), (errno.EIO, OSError)])
+@pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, errors.DiskFullError), (errno.EIO, OSError)])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, chosen, samples, monkeypatch, code, error):
     path = tmp_path / "out.jsonl"
     path.write_text("before")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +32,17 @@ def reporter() -> Reporter:
     return LineReporter(lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def open_run(config: Path, run_dir: Path | None) -> Run:
+@contextmanager
+def at_work(config: Path, run_dir: Path | None) -> Iterator[Run]:
+    """The run of a configuration file, held for this process."""
     from gradsift.pipeline import Run, load_config
 
     settings = load_config(config)
     if run_dir is not None:
         settings = settings.model_copy(update={"run_dir": str(run_dir.absolute())})
-    return Run.open(settings, reporter())
+    job = Run.open(settings, reporter())
+    with job.directory.locked():
+        yield job
 
 
 def show_results(record: dict[str, Any], directory: Path) -> None:
@@ -91,8 +97,7 @@ def run(config: Path, run_dir: Path | None) -> None:
     from gradsift.pipeline.evaluate import evaluate as step
     from gradsift.pipeline.results import summarise
 
-    job = open_run(config, run_dir)
-    with job.directory.locked():
+    with at_work(config, run_dir) as job:
         record = summarise(job, step(job))
     show_results(record, job.directory.root)
 
@@ -108,8 +113,7 @@ def warmup(config: Path, run_dir: Path | None) -> None:
     """
     from gradsift.pipeline.warmup import warmup as step
 
-    job = open_run(config, run_dir)
-    with job.directory.locked():
+    with at_work(config, run_dir) as job:
         for folder in step(job):
             click.echo(folder)
 
@@ -125,8 +129,7 @@ def collect(config: Path, run_dir: Path | None) -> None:
     """
     from gradsift.pipeline.collect import collect as step
 
-    job = open_run(config, run_dir)
-    with job.directory.locked():
+    with at_work(config, run_dir) as job:
         for folder in step(job):
             click.echo(job.directory.pool_store(folder.name).parent)
 
@@ -142,8 +145,7 @@ def select(config: Path, run_dir: Path | None) -> None:
     """
     from gradsift.pipeline.select import select_samples as step
 
-    job = open_run(config, run_dir)
-    with job.directory.locked():
+    with at_work(config, run_dir) as job:
         for directory in step(job):
             click.echo(directory / "selected.jsonl")
 
@@ -159,8 +161,7 @@ def train(config: Path, run_dir: Path | None) -> None:
     """
     from gradsift.pipeline.train import train as step
 
-    job = open_run(config, run_dir)
-    with job.directory.locked():
+    with at_work(config, run_dir) as job:
         for training in step(job):
             click.echo(training.directory)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from gradsift.files import write_text
 from gradsift.pipeline.run import Run
-from gradsift.pipeline.rundir import write_atomic, write_json
+from gradsift.pipeline.rundir import write_json
 from gradsift.pipeline.select import selection_targets
 from gradsift.pipeline.train import make_up, selected_positions
 
@@ -31,7 +32,7 @@ def summarise(run: Run, figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "pool": {"samples": len(run.pool), "make_up": make_up(run, list(range(len(run.pool))))},
     }
     write_json(run.directory.root / "results.json", record)
-    write_atomic(run.directory.root / "results.md", markdown(record))
+    write_text(run.directory.root / "results.md", markdown(record))
     return record
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.errors import ConfigError, GradsiftError
+from gradsift.files import write_text
 from gradsift.pipeline.config import RunConfig
 
 README = """\
@@ -37,27 +35,8 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 """
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Puts `text` at `path` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise GradsiftError(
-                f"{path}: expected room for {len(text.encode())} bytes, got a full disk; free some and run again"
-            ) from error
-        raise
-
-
 def write_json(path: Path, record: Any) -> None:
-    write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -104,7 +83,7 @@ class RunDirectory:
         root.mkdir(parents=True, exist_ok=True)
         run = cls(root, config)
         write_json(root / "config.json", config.model_dump(mode="json"))
-        write_atomic(root / "README.md", README)
+        write_text(root / "README.md", README)
         return run
 
     @contextmanager

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from gradsift.errors import DataError, DatastoreSpaceError
+from gradsift.errors import DataError
+from gradsift.files import atomic_text
 from gradsift.selection.sources import SampleId
 
 KEYS = ("influence", "rank", "best_target")
@@ -87,7 +85,7 @@ class Selection:
         DataError
             A selected id is not among the samples or there twice; a record has one of the keys already (nothing of a
             record is overwritten: pass a `prefix`); a record is not JSON.
-        DatastoreSpaceError
+        DiskFullError
             The disk is full. Nothing was written.
         """
         lines = self._lines(samples, prefix)
@@ -181,30 +179,3 @@ def _json_line(sample_id: SampleId, record: dict[str, Any]) -> str:
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write only as \uXXXX
         line = json.dumps(record)
     return line + "\n"
-
-
-@contextmanager
-def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
-    """A text file that replaces `path`, durably and at once, when the block ends without an error."""
-    path = Path(path)
-    temp = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    try:
-        with open(temp, "x", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except BaseException as error:
-        with suppress(FileNotFoundError):
-            os.unlink(temp)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DatastoreSpaceError(
-                f"{str(path)!r}: expected room to write it, got {error.strerror}; nothing of it was written: "
-                "free space and select again"
-            ) from error
-        raise

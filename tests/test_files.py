@@ -1,0 +1,42 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from gradsift.errors import DiskFullError
+from gradsift.files import atomic_text, write_text
+
+
+def test_a_full_disk_leaves_the_old_text_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    write_text(path, "old")
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFullError, match="nothing of it was written: free space and run again"):
+        write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with atomic_text(tmp_path / "file") as file:
+            file.write("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directories_are_made_and_text_is_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b.txt", "Γ\n")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == "Γ\n".encode()
