@@ -14,6 +14,7 @@ from gradsift.pipeline.config import gamma_of
 from gradsift.pipeline.models import load_adapter, load_base
 from gradsift.pipeline.progress import Advance
 from gradsift.pipeline.run import Run
+from gradsift.pipeline.rundir import write_json
 from gradsift.pipeline.samples import Part
 from gradsift.pipeline.training import checkpoint_record
 from gradsift.pipeline.warmup import warmup
@@ -96,6 +97,7 @@ def _collect_checkpoint(run: Run, folder: Path) -> None:
                 shard_rows=run.config.collect.shard_rows,
                 advance=advance,
             )
+        write_json(step_of(path) / "collector.json", collector.report())
         run.directory.finish(step_of(path), settings)
 
 
