@@ -215,8 +215,8 @@ def relative():
     return _relative
 
 
-# Forward and backward in float32 and the "cpu" backend's float32 sums: measured at most 3e-6 on these models.
-FLOAT32_BUDGET = 1e-5
+# Both sides round in float32, in orders of their own: at most 1.1e-6 was seen on these models.
+FLOAT32_BUDGET = 5e-6
 
 
 @pytest.fixture
