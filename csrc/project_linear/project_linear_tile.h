@@ -49,22 +49,46 @@ struct LinearTile {
         }
     }
 
+    /// Where the tokens' parts of one panel lie: token t at data + t · stride.
+    struct Panel {
+        const float* data;
+        int64_t stride;
+    };
+
+    /// All panels of one side: entries below `raw_count` are read where the caller has them, the rest is packed.
+    struct Panels {
+        const float* raw;
+        int64_t raw_stride;
+        int64_t raw_count;
+        const float* packed;
+        int64_t width;
+        int64_t tokens;
+
+        Panel at(int64_t entry) const {
+            if (entry < raw_count) return {raw + entry, raw_stride};
+            return {packed + entry / width * panel_floats(tokens, width), width};
+        }
+    };
+
     /// tile[r][c] = Σ_t grads[t][r] · activations[t][c]. Meanwhile one line of each token of `ahead` is asked for.
-    static __attribute__((noinline)) void multiply(const float* activations, const float* grads, int64_t tokens,
-                                                   const char* ahead, int64_t ahead_stride, float* tile) {
+    static __attribute__((noinline)) void multiply(Panel activations, Panel grads, int64_t tokens, Panel ahead,
+                                                   float* tile) {
         Vec sums[kRows][kVectors];
         for (int r = 0; r < kRows; ++r) {
             for (int k = 0; k < kVectors; ++k) sums[r][k] = Vec::zero();
         }
-        for (int64_t t = 0; t < tokens; ++t, activations += kCols, grads += kRows, ahead += ahead_stride) {
-            __builtin_prefetch(ahead, 0, 2);
+        for (int64_t t = 0; t < tokens; ++t) {
+            __builtin_prefetch(ahead.data, 0, 2);
             Vec a[kVectors];
-            for (int k = 0; k < kVectors; ++k) a[k] = Vec::load(activations + k * Vec::kLanes);
+            for (int k = 0; k < kVectors; ++k) a[k] = Vec::load(activations.data + k * Vec::kLanes);
 #pragma GCC unroll 16
             for (int r = 0; r < kRows; ++r) {
-                const Vec g = Vec::all(grads[r]);
+                const Vec g = Vec::all(grads.data[r]);
                 for (int k = 0; k < kVectors; ++k) sums[r][k] = Vec::mul_add(a[k], g, sums[r][k]);
             }
+            activations.data += activations.stride;
+            grads.data += grads.stride;
+            ahead.data += ahead.stride;
         }
         for (int r = 0; r < kRows; ++r) {
             for (int k = 0; k < kVectors; ++k) sums[r][k].store(tile + r * kCols + k * Vec::kLanes);
@@ -81,71 +105,96 @@ struct LinearTile {
         }
     }
 
-    /// Lines of 64 bytes to ask for, one of each of `tokens` rows at a time.
+    /// What the next packing will read, asked for a line of each token at a time. Strides count floats.
     struct Ahead {
-        const char* line;
-        const char* end;
-        int64_t stride;
+        Panel lines;
+        int64_t left;
 
         template <class T>
         Ahead(const T* from, int64_t count, int64_t row_stride)
-            : line(reinterpret_cast<const char*>(from)),
-              end(reinterpret_cast<const char*>(from + (count > 0 ? count : 0))),
-              stride(row_stride * static_cast<int64_t>(sizeof(T))) {}
+            : lines{reinterpret_cast<const float*>(from), row_stride * int64_t{sizeof(T)} / int64_t{sizeof(float)}},
+              left(count * int64_t{sizeof(T)}) {}
+
+        Panel next(Panel otherwise) {
+            if (left <= 0) return {otherwise.data, 0};
+            const Panel line = lines;
+            lines.data += 64 / sizeof(float);
+            left -= 64;
+            return line;
+        }
     };
+
+    static int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
+
+    /// How many of `count` entries are read in place: whole panels of float32 that are used once or twice, for which
+    /// packing costs more than it saves.
+    template <class T>
+    static int64_t raw_count(int64_t count, int64_t width, int64_t uses) {
+        return sizeof(T) == sizeof(float) && uses <= 2 ? count / width * width : 0;
+    }
+
+    template <class T>
+    static const float* as_floats(const T* from) {
+        return reinterpret_cast<const float*>(from);  // read only where raw_count says that they are
+    }
 
     template <GammaKind kKind, class T>
     static void run(const LinearSlice& slice) {
         const int64_t tokens = slice.tokens;
         const T* const inputs = static_cast<const T*>(slice.activations);
         const T* const outputs = static_cast<const T*>(slice.output_grads);
-        float* const activations = slice.panels;
-        float* const grads = activations + kBlockCols / kCols * panel_floats(tokens, kCols);
-        // With one block of columns each row is used once: output gradients are then packed a strip at a time, which
+        const int64_t input_stride = slice.activation_stride, output_stride = slice.output_grad_stride;
+        float* const packed_inputs = slice.panels;
+        float* const packed_outputs = packed_inputs + kBlockCols / kCols * panel_floats(tokens, kCols);
+        const int64_t rows = slice.row_end - slice.row_begin, cols = slice.col_end - slice.col_begin;
+        const int64_t tiles = (rows + kRows - 1) / kRows, panels = (cols + kCols - 1) / kCols;
+        // With one block of columns each row is needed once: output gradients are then packed a strip at a time, which
         // the cache holds. With several they are packed once and the activations a block at a time.
-        const bool one_block = slice.col_end - slice.col_begin <= kBlockCols;
-        const int64_t strip_rows = one_block ? kStripRows : slice.row_end - slice.row_begin;
+        const bool one_block = cols <= kBlockCols;
+        const int64_t strip_rows = one_block ? kStripRows : rows;
         SquareNorms norms;
         for (int64_t strip = slice.row_begin; strip < slice.row_end; strip += strip_rows) {
-            const int64_t strip_end = strip + strip_rows < slice.row_end ? strip + strip_rows : slice.row_end;
-            pack_output_grads(outputs + strip, slice.output_grad_stride, tokens, strip_end - strip, grads);
+            const int64_t height = at_most(slice.row_end - strip, strip_rows);
+            const int64_t raw_rows = raw_count<T>(height, kRows, panels);
+            pack_output_grads(outputs + strip + raw_rows, output_stride, tokens, height - raw_rows,
+                              packed_outputs + raw_rows / kRows * panel_floats(tokens, kRows));
+            const Panels grads{as_floats(outputs + strip), output_stride, raw_rows, packed_outputs, kRows, tokens};
             for (int64_t block = slice.col_begin; block < slice.col_end; block += kBlockCols) {
-                const int64_t left = slice.col_end - block;
-                const int width = static_cast<int>(left < kBlockCols ? left : kBlockCols);
+                const int64_t width = at_most(slice.col_end - block, kBlockCols);
+                const int64_t raw_cols = raw_count<T>(width, kCols, tiles);
                 if (!one_block || strip == slice.row_begin) {
-                    pack_activations(inputs + block, slice.activation_stride, tokens, width, activations);
+                    pack_activations(inputs + block + raw_cols, input_stride, tokens,
+                                     static_cast<int>(width - raw_cols),
+                                     packed_inputs + raw_cols / kCols * panel_floats(tokens, kCols));
                 }
-                const int64_t rows_after = slice.row_end - strip_end;
-                const Ahead ahead = one_block
-                                        ? Ahead(outputs + strip_end, rows_after < kStripRows ? rows_after : kStripRows,
-                                                slice.output_grad_stride)
-                                        : Ahead(inputs + block + kBlockCols,
-                                                left - kBlockCols < kBlockCols ? left - kBlockCols : kBlockCols,
-                                                slice.activation_stride);
-                run_block<kKind>(slice, strip, strip_end, block, width, activations, grads, ahead, norms);
+                const Panels activations{
+                    as_floats(inputs + block), input_stride, raw_cols, packed_inputs, kCols, tokens};
+                const int64_t next_row = strip + height, next_col = block + width;
+                const Ahead ahead =
+                    one_block ? Ahead(outputs + next_row, at_most(slice.row_end - next_row, kStripRows), output_stride)
+                              : Ahead(inputs + next_col, at_most(slice.col_end - next_col, kBlockCols), input_stride);
+                run_block<kKind>(slice, {strip, strip, block, static_cast<int>(height), static_cast<int>(width)},
+                                 activations, grads, ahead, norms);
             }
         }
         norms.add_to(slice.norms);
     }
 
-    /// All tiles of packed rows and columns. What the next packing will read comes from far away meanwhile.
+    /// All tiles of a patch whose rows and columns are at hand.
     template <GammaKind kKind>
-    static void run_block(const LinearSlice& slice, int64_t row_begin, int64_t row_end, int64_t block, int block_width,
-                          const float* activations, const float* grads, Ahead ahead, SquareNorms& norms) {
-        const int64_t tokens = slice.tokens;
-        for (int col = 0; col < block_width; col += kCols) {
-            const int width = block_width - col < kCols ? block_width - col : kCols;
-            const float* const inputs = activations + col / kCols * panel_floats(tokens, kCols);
-            for (int64_t row = row_begin; row < row_end; row += kRows) {
-                const int height = static_cast<int>(row_end - row < kRows ? row_end - row : kRows);
-                const Patch patch{row, row, block + col, height, width};
-                prefetch(slice.first, row * slice.cols + patch.col, slice.cols, height);
-                prefetch(slice.second, row * slice.cols + patch.col, slice.cols, height);
-                const bool more = ahead.line < ahead.end;
+    static void run_block(const LinearSlice& slice, const Patch& whole, const Panels& activations, const Panels& grads,
+                          Ahead ahead, SquareNorms& norms) {
+        for (int col = 0; col < whole.width; col += kCols) {
+            for (int row = 0; row < whole.height; row += kRows) {
+                const Patch patch{whole.row + row, whole.row + row, whole.col + col,
+                                  static_cast<int>(at_most(whole.height - row, kRows)),
+                                  static_cast<int>(at_most(whole.width - col, kCols))};
+                const int64_t at = patch.row * slice.cols + patch.col;
+                prefetch(slice.first, at, slice.cols, patch.height);
+                prefetch(slice.second, at, slice.cols, patch.height);
                 alignas(64) float tile[kRows * kCols];
-                multiply(inputs, grads + (row - row_begin) / kRows * panel_floats(tokens, kRows), tokens,
-                         more ? ahead.line : reinterpret_cast<const char*>(inputs), more ? ahead.stride : 0, tile);
-                ahead.line += 64;
+                const Panel inputs = activations.at(col);
+                multiply(inputs, grads.at(row), slice.tokens, ahead.next(inputs), tile);
                 map_patch<kKind>(tile, kCols, patch, slice.terms, slice.first, slice.second, slice.cols, tile, kCols,
                                  norms);
                 add_patch(slice.plan, patch, tile, kCols, slice.sketch);
