@@ -164,6 +164,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(machine, tmp_path):
     with pytest.raises(DataError, match=f"got one without {model.DONE}; move it away"):
         model.ensure_smollm2(tmp_path / "cache")
     assert (folder / "precious.txt").read_text() == "keep"
+    assert machine.commands == []
 
 
 def test_a_folder_that_another_process_made_meanwhile_is_kept(machine, tmp_path, monkeypatch):
@@ -172,10 +173,11 @@ def test_a_folder_that_another_process_made_meanwhile_is_kept(machine, tmp_path,
     def mark_and_be_overtaken(made):
         real(made)
         shutil.copytree(made, tmp_path / "cache" / model.FOLDER)
+        (tmp_path / "cache" / model.FOLDER / "in_use").touch()
 
     monkeypatch.setattr(model, "_mark_done", mark_and_be_overtaken)
     folder = model.ensure_smollm2(tmp_path / "cache")
-    assert model.is_complete(folder)
+    assert (folder / "in_use").exists()
     assert leftovers(tmp_path / "cache") == [folder.name]
 
 

