@@ -13,7 +13,7 @@ from gradsift.errors import CollectError
 
 @dataclass(frozen=True)
 class Tokens:
-    """Rows of a tensor that belong to samples: `values` (R, d), row r to sample ``sample[r]``, never falling."""
+    """Rows of a tensor by sample: `values` (R, d), of which sample b owns ``offsets[b]:offsets[b + 1]``."""
 
     values: torch.Tensor
     offsets: np.ndarray
