@@ -14,8 +14,10 @@ namespace gradsift {
 namespace {
 
 struct Job {
-    const std::function<void(int64_t)>& body;
+    Job(int64_t total, const std::function<void(int64_t)>& function) : count(total), body(function) {}
+
     const int64_t count;
+    const std::function<void(int64_t)>& body;
     std::atomic<int64_t> next{0};
     std::mutex mutex;
     std::exception_ptr error;
@@ -102,7 +104,7 @@ Pool& pool() {
 
 void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& body) {
     const int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
-    Job job{body, count};
+    Job job(count, body);
     bool shared = false;
     if (helpers > 0 && !t_inside) {
         Pool& helpers_pool = pool();

@@ -69,7 +69,7 @@ inline void map_run(const T* grads, int width, const GammaTerms& terms, const Mo
         }
         if (count < Vec::kLanes) update = Vec::first(update, count);
         norms.grad.add(g);
-        norms.gamma.add(update);
+        if constexpr (kKind != GammaKind::kSgd) norms.gamma.add(update);
         update.store(mapped + k);
     }
 }
@@ -88,6 +88,7 @@ __attribute__((noinline)) void map_patch(const T* grads, int64_t stride, const P
         map_run<kKind>(grads + r * stride, patch.width, constants, first, second, at + r * cols,
                        mapped + r * mapped_stride, sums);
     }
+    if constexpr (kKind == GammaKind::kSgd) sums.gamma = sums.grad;
     norms = sums;
 }
 

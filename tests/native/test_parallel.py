@@ -14,8 +14,8 @@ from gradsift import Gamma, ProjectionSpec, ops
 
 SPEC = ProjectionSpec(8192, seed=5)
 ADAM = Gamma.adam(step=9)
-# 384 × 640 weights and 64 tokens are five slices of a sample; 40 tokens three, 0 tokens one.
-OUT, IN, OFFSETS = 384, 640, np.array([0, 64, 64, 104])
+# 384 × 640 weights and 160 tokens are five slices of a sample; 96 tokens three, 0 tokens one.
+OUT, IN, OFFSETS = 384, 640, np.array([0, 160, 160, 256])
 
 
 @pytest.fixture
