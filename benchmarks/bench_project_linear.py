@@ -1,18 +1,19 @@
 """`project_linear` on one thread against what others pay: the bare product G, and G with a sparse projection in torch.
 
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m pytest benchmarks/bench_project_linear.py -s
+    PYTHONPATH=benchmarks OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \\
+        python -m pytest benchmarks/bench_project_linear.py -s
 
 ``-k alternating`` prints ratios from one run; ``--benchmark-only`` is pytest-benchmark's table.
 """
 
 from __future__ import annotations
 
-import cases
 import numpy as np
 import pytest
-import timing
 import torch
 
+import cases
+import timing
 from gradsift import Gamma, ProjectionSpec, ops
 
 SPEC = ProjectionSpec(8192, seed=1)

@@ -5,12 +5,12 @@ OMP_NUM_THREADS=1 python -m pytest benchmarks/bench_project_rows.py -s -k altern
 
 from __future__ import annotations
 
-import cases
 import numpy as np
 import pytest
-import timing
 import torch
 
+import cases
+import timing
 from gradsift import Gamma, ProjectionSpec, ops
 
 SPEC = ProjectionSpec(8192, seed=1)

@@ -10,9 +10,9 @@ import numpy as np
 
 
 def alternate(calls: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, np.ndarray]:
-    """CPU seconds of this thread for each call in each of `rounds` rounds, the calls taking turns; after one warm-up each.
+    """CPU seconds of each call in each of `rounds` rounds, the calls taking turns after a warm-up.
 
-    For calls that use one thread: time in which the machine did something else does not count.
+    Of this thread, so for calls that use one: time in which the machine did something else does not count.
     """
     for call in calls.values():
         call()
