@@ -11,7 +11,7 @@ from gradsift.collector import GradientCollector, load_moments
 from gradsift.data import EncodedSet, batches_by_length, collate
 from gradsift.datastore import Datastore
 from gradsift.pipeline.config import gamma_of
-from gradsift.pipeline.models import load_adapter, load_base
+from gradsift.pipeline.models import device, load_adapter, load_base
 from gradsift.pipeline.progress import Advance
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.rundir import write_json
@@ -139,7 +139,8 @@ def _collect_unit(
     parts: list[Sketches] = []
     order: list[np.ndarray] = []
     for batch in batches_by_length([len(s.input_ids) for s in samples], max_tokens):
-        parts.append(collector.collect(collate([samples[i] for i in batch], pad_id=pad_id)))
+        tensors = collate([samples[i] for i in batch], pad_id=pad_id)
+        parts.append(collector.collect({name: tensor.to(device()) for name, tensor in tensors.items()}))
         order.append(np.asarray(batch, dtype=np.int64))
         advance(len(batch))
     back = np.argsort(np.concatenate(order), kind="stable")
