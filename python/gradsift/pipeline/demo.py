@@ -19,14 +19,14 @@ def prepare_demo(run_dir: Path, *, quick: bool, model: str | None, reporter: Rep
     run_dir : Path
         Where the run goes; its data go to ``<run_dir>-data``.
     quick : bool
-        A third of the pool, one training seed.
+        Half of the pool, one checkpoint, one training seed, losses only.
     model : str, optional
         A transformers folder instead of the built-in model.
     """
     data = run_dir.with_name(run_dir.name + "-data")
     if model is None:
         ensure_smollm2(progress=reporter.say)
-    files = write_demo_data(data, pool_per_skill=15 if quick else 40, seed=0, n_fewshot=8, n_test=20 if quick else 50)
+    files = write_demo_data(data, pool_per_skill=12 if quick else 24, seed=0, n_fewshot=8, n_test=20 if quick else 30)
     reporter.say(f"demo: {len(SKILLS)} made-up skills in {data}; wanted are {' and '.join(TARGETS)}")
     record = {
         "run_dir": str(run_dir),
@@ -36,10 +36,11 @@ def prepare_demo(run_dir: Path, *, quick: bool, model: str | None, reporter: Rep
             name: {"sources": [str(files[f"{name}/fewshot"])], "test": [str(files[f"{name}/test"])]} for name in TARGETS
         },
         "lora": {"r": 16, "alpha": 32.0},
-        "warmup": {"fraction": 0.15, "epochs": 2, "batch_size": 8},
+        "warmup": {"fraction": 0.15, "epochs": 1 if quick else 2, "batch_size": 4},
         "collect": {"max_tokens": 1024},
         "select": {"fraction": 0.1 if quick else 0.05, "selector": "round_robin"},
-        "train": {"epochs": 4, "batch_size": 4, "seeds": [0] if quick else [0, 1]},
-        "evaluate": {"max_new_tokens": 48},
+        # A high rate, since the demo can afford few steps.
+        "train": {"epochs": 4, "batch_size": 4, "learning_rate": 1e-3, "seeds": [0] if quick else [0, 1]},
+        "evaluate": {"exact_match": not quick, "max_new_tokens": 32},
     }
     return parse_config(record, base=Path.cwd(), where="demo")
