@@ -1,6 +1,8 @@
 """Run by .ci/run in an environment with the core install alone: what must work without torch, and what must say so."""
 
+import contextlib
 import importlib.util
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -32,5 +34,9 @@ with tempfile.TemporaryDirectory() as folder:
     config = Path(folder) / "c.toml"
     sections = '[model]\npath = "nowhere"\n[pool]\nsources = ["p.jsonl"]\n[targets.t]\nsources = ["t.jsonl"]\n'
     config.write_text(f'run_dir = "run"\n{sections}', encoding="utf-8")
-    assert main(["run", str(config)]) == 1, "a missing extra must be an explained error"
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        status = main(["run", str(config)])
+    assert status == 1, "a missing extra must be an explained error"
+    assert 'pip install "gradsift[hf]"' in said.getvalue(), said.getvalue()
 print("core install: ops, datastore and selection work without torch", file=sys.stderr)

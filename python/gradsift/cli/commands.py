@@ -36,10 +36,12 @@ def reporter() -> Reporter:
 def at_work(config: Path, run_dir: Path | None) -> Iterator[Run]:
     """The run of a configuration file, held for this process."""
     from gradsift.pipeline import Run, load_config
+    from gradsift.pipeline.models import require_hf
 
     settings = load_config(config)
     if run_dir is not None:
         settings = settings.model_copy(update={"run_dir": str(run_dir.absolute())})
+    require_hf()
     job = Run.open(settings, reporter())
     with job.directory.locked():
         yield job
@@ -94,10 +96,10 @@ def run(config: Path, run_dir: Path | None) -> None:
     \b
     Example:  gradsift run my.toml
     """
-    from gradsift.pipeline.evaluate import evaluate as step
-    from gradsift.pipeline.results import summarise
-
     with at_work(config, run_dir) as job:
+        from gradsift.pipeline.evaluate import evaluate as step
+        from gradsift.pipeline.results import summarise
+
         record = summarise(job, step(job))
     show_results(record, job.directory.root)
 
@@ -111,9 +113,9 @@ def warmup(config: Path, run_dir: Path | None) -> None:
     \b
     Example:  gradsift warmup my.toml
     """
-    from gradsift.pipeline.warmup import warmup as step
-
     with at_work(config, run_dir) as job:
+        from gradsift.pipeline.warmup import warmup as step
+
         for folder in step(job):
             click.echo(folder)
 
@@ -127,9 +129,9 @@ def collect(config: Path, run_dir: Path | None) -> None:
     \b
     Example:  gradsift collect my.toml
     """
-    from gradsift.pipeline.collect import collect as step
-
     with at_work(config, run_dir) as job:
+        from gradsift.pipeline.collect import collect as step
+
         for folder in step(job):
             click.echo(job.directory.pool_store(folder.name).parent)
 
@@ -143,9 +145,9 @@ def select(config: Path, run_dir: Path | None) -> None:
     \b
     Example:  gradsift select my.toml
     """
-    from gradsift.pipeline.select import select_samples as step
-
     with at_work(config, run_dir) as job:
+        from gradsift.pipeline.select import select_samples as step
+
         for directory in step(job):
             click.echo(directory / "selected.jsonl")
 
@@ -159,9 +161,9 @@ def train(config: Path, run_dir: Path | None) -> None:
     \b
     Example:  gradsift train my.toml
     """
-    from gradsift.pipeline.train import train as step
-
     with at_work(config, run_dir) as job:
+        from gradsift.pipeline.train import train as step
+
         for training in step(job):
             click.echo(training.directory)
 
@@ -258,6 +260,9 @@ def demo(quick: bool, run_dir: Path, model: str | None) -> None:
     \b
     Example:  gradsift demo --quick
     """
+    from gradsift.pipeline.models import require_hf
+
+    require_hf()
     from gradsift.pipeline.demo import prepare_demo
     from gradsift.pipeline.evaluate import evaluate as step
     from gradsift.pipeline.results import summarise
