@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from gradsift.errors import DiskFullError
+
+_NO_ROOM_BYTES = 1 << 20
 
 
 @contextmanager
@@ -46,8 +49,39 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
         raise
 
 
+@contextmanager
+def full_disk_explained(directory: Path) -> Iterator[None]:
+    """Turns what other libraries raise when `directory` has no room left into `DiskFullError`.
+
+    Some raise errors of their own without an errno; for those the room that is left decides.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if told or shutil.disk_usage(directory).free < _NO_ROOM_BYTES:
+            raise DiskFullError(
+                f"{directory}: expected room to write, got a full disk ({error}); what was finished before is intact: "
+                "free space and run again"
+            ) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the files in `folder`, written by others, survive a power loss: for a file that then vouches for them."""
+    for path in (*folder.iterdir(), folder):
+        if path.is_dir() and path != folder:
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     """Puts `text` at `path` whole or not at all, making its directory if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with full_disk_explained(Path(path.anchor)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_text(path) as file:
         file.write(text)

@@ -48,6 +48,15 @@ def test_a_hub_name_stays_a_name_and_a_folder_becomes_a_path(tmp_path: Path) -> 
         ('[collect]\nproj_dim = 1000\n', "proj_dim: expected a power of two"),
         ('[collect]\ngamma = "adamw"\n', "collect.gamma: Input should be 'adam'"),
         ('[select]\nfraction = 0.1\ncount = 3\n', "expected fraction or count, got both"),
+        ('[collect]\nproj_dim = 1000\n', "collect: proj_dim: expected a power of two from 256 to 65536, got 1000"),
+        ('[train]\nseeds = [-1]\n', "train.seeds.0: Input should be greater than or equal to 0, got -1"),
+        ('[select]\nselector = "round_robin"\nreduce = "mean"\n', 'select: expected another reduce than "mean"'),
+        ('[targets.random]\nsources = ["x"]\n', "target names: expected another than 'random'"),
+        ('[targets.t]\nsources = ["hf:name"]\n', "targets.t.sources.0: expected a path, a glob or hf:NAME:SPLIT"),
+        (
+            '[targets.t]\nsources = ["x"]\nsubtask_field = "a"\nsubtask_from_file = true\n',
+            "targets.t: expected subtask_field or subtask_from_file, got both",
+        ),
         ('[targets."a/b"]\nsources = ["x"]\n', "target names: expected letters"),
     ],
 )  # fmt: skip

@@ -26,6 +26,17 @@ def test_lines_tell_rate_and_time_left_and_the_end() -> None:
     assert len(lines) == 2
 
 
+def test_what_was_there_before_counts_for_the_bar_and_not_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradsift.pipeline import progress
+
+    clock = iter([0.0, 10.0, 10.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    lines: list[str] = []
+    with LineReporter(lines.append, seconds=1).task("pool", 1000, "samples", done=900) as advance:
+        advance(10)
+    assert lines[0] == "pool: 910/1000 samples, 1.00 a second, 1 min 30 s left"
+
+
 def test_lines_are_not_written_more_often_than_asked() -> None:
     lines: list[str] = []
     with LineReporter(lines.append, seconds=3600).task("pool", 100, "samples") as advance:

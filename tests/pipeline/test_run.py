@@ -31,12 +31,12 @@ class Listener:
     def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def task(self, title: str, total: int, unit: str) -> Any:
+    def task(self, title: str, total: int, unit: str, *, done: int = 0) -> Any:
         from contextlib import contextmanager
 
         @contextmanager
         def running() -> Any:
-            self.advanced[title] = 0
+            self.advanced[title] = done
 
             def advance(n: int) -> None:
                 self.advanced[title] += n
@@ -211,6 +211,89 @@ def test_a_pool_of_other_data_is_refused(record: dict[str, Any]) -> None:
     pool.write_text("".join(pool.read_text().splitlines(keepends=True)[1:]), encoding="utf-8")
     with pytest.raises(ConfigError, match="pool: was"):
         collect(open_run(record))
+
+
+def test_a_shard_that_was_deleted_is_collected_again(record: dict[str, Any]) -> None:
+    run = open_run(record)
+    collect(run)
+    shards = sorted(Path(record["run_dir"]).glob("stores/*/pool/*.gs"))
+    before = shards[3].read_bytes()
+    shards[3].unlink()
+    listener = Listener()
+    collect(open_run(record, listener))
+    assert shards[3].read_bytes() == before
+    assert listener.advanced == {f"{shards[3].parent.parent.name}, pool": 36}
+
+
+def test_a_selection_is_made_again_when_its_subtasks_change(record: dict[str, Any]) -> None:
+    few = Path(record["targets"]["digits"]["sources"][0])
+    rows = [json.loads(line) for line in few.read_text().splitlines()]
+    few.write_text("".join(json.dumps({**row, "part": f"p{i}"}) + "\n" for i, row in enumerate(rows)), encoding="utf-8")
+    select_samples(open_run(record))
+    record["targets"]["digits"]["subtask_field"] = "part"
+    (directory,) = select_samples(open_run(record))
+    chosen = json.loads((directory / "selection.json").read_text())
+    assert chosen["subtasks"] == ["digits/p0", "digits/p1", "digits/p2"]
+
+
+def test_a_selection_cut_short_is_not_taken_for_done(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradsift.selection import Selection
+
+    select_samples(open_run(record))
+    original = Selection.save
+
+    def killed(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    other = copy.deepcopy(record)
+    other["select"] = {"count": 3}
+    monkeypatch.setattr(Selection, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        select_samples(open_run(other))
+    monkeypatch.setattr(Selection, "save", original)
+    (directory,) = select_samples(open_run(record))
+    assert len(selected_ids(directory)) == 7
+
+
+def test_a_changed_test_set_is_measured_again(record: dict[str, Any]) -> None:
+    record["train"] = {"epochs": 1, "seeds": [0], "random": False}
+    run_all(parse_config(record, base=Path("/")))
+    test = Path(record["targets"]["digits"]["test"][0])
+    rows = [json.loads(line) for line in test.read_text().splitlines()]
+    test.write_text("".join(json.dumps({**row, "answers": ["x"]}) + "\n" for row in rows), encoding="utf-8")
+    listener = Listener()
+    run_all(parse_config(record, base=Path("/")), listener)
+    assert set(listener.advanced) == {"evaluate base", "evaluate selected-seed-0"}
+
+
+def test_a_refused_configuration_leaves_the_notes_of_the_run_alone(record: dict[str, Any]) -> None:
+    collect(open_run(record))
+    notes = Path(record["run_dir"]) / "config.json"
+    before = notes.read_bytes()
+    other = copy.deepcopy(record)
+    other["lora"]["r"] = 8
+    with pytest.raises(ConfigError):
+        collect(open_run(other))
+    assert notes.read_bytes() == before
+
+
+def test_max_length_beyond_the_models_positions_is_refused(record: dict[str, Any]) -> None:
+    record["model"]["max_length"] = 4096
+    with pytest.raises(ConfigError, match=r"model\.max_length: expected at most the 2048 tokens .*, got 4096"):
+        warmup(open_run(record))
+
+
+def test_more_samples_than_the_pool_has_are_refused_before_the_work(record: dict[str, Any]) -> None:
+    record["select"] = {"count": 37}
+    with pytest.raises(ConfigError, match=r"select\.count: expected at most the pool's 36 samples, got 37"):
+        warmup(open_run(record))
+
+
+def test_an_epoch_of_one_step_has_a_learning_rate(record: dict[str, Any]) -> None:
+    record["warmup"] = {"fraction": 0.05, "epochs": 1, "batch_size": 8}
+    (checkpoint,) = warmup(open_run(record))
+    assert json.loads((checkpoint / "checkpoint.json").read_text())["learning_rate"] > 0
 
 
 def test_a_damaged_store_is_refused_by_the_selection(record: dict[str, Any]) -> None:

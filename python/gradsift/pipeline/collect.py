@@ -12,7 +12,7 @@ from gradsift.data import EncodedSet, batches_by_length, collate
 from gradsift.datastore import Datastore
 from gradsift.pipeline.config import gamma_of
 from gradsift.pipeline.models import device, load_adapter, load_base
-from gradsift.pipeline.progress import Advance
+from gradsift.pipeline.progress import Advance, Reporter
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.rundir import write_json
 from gradsift.pipeline.samples import Part
@@ -48,6 +48,12 @@ def step_of(store: Path) -> Path:
     return store.with_name(f"{store.name}.step")
 
 
+def _is_done(run: Run, folder: Path, path: Path, part: Part, gamma: str) -> bool:
+    """Whether the store at `path` was finished and still is whole: a shard that was deleted is collected again."""
+    done = run.directory.is_done(step_of(path), _settings(run, folder, part, gamma))
+    return done and (path / "spec.json").is_file() and Datastore.open(path, on_error="skip").complete
+
+
 def _collect_checkpoint(run: Run, folder: Path) -> None:
     work: list[tuple[str, Path, Part, str]] = [
         ("pool", run.directory.pool_store(folder.name), run.pool, run.config.collect.gamma)
@@ -56,9 +62,7 @@ def _collect_checkpoint(run: Run, folder: Path) -> None:
         (f"target {name}", run.directory.target_store(folder.name, name), part, "sgd")
         for name, part in run.targets.items()
     ]
-    todo = [
-        item for item in work if not run.directory.is_done(step_of(item[1]), _settings(run, folder, item[2], item[3]))
-    ]
+    todo = [item for item in work if not _is_done(run, folder, *item[1:])]
     if not todo:
         run.reporter.say(f"{folder.name}: all sketches are there")
         return
@@ -84,19 +88,19 @@ def _collect_checkpoint(run: Run, folder: Path) -> None:
                 "max_length": run.config.model.max_length,
             },
         )
-        with run.reporter.task(f"{folder.name}, {title}", len(part), "samples") as advance:
-            fill_store(
-                path,
-                spec,
-                collector,
-                part.ids,
-                part.encoded,
-                pad_id=run.tokenizer.pad_token_id,
-                dtype=run.config.collect.dtype,
-                max_tokens=run.config.collect.max_tokens,
-                shard_rows=run.config.collect.shard_rows,
-                advance=advance,
-            )
+        fill_store(
+            path,
+            spec,
+            collector,
+            part.ids,
+            part.encoded,
+            pad_id=run.tokenizer.pad_token_id,
+            dtype=run.config.collect.dtype,
+            max_tokens=run.config.collect.max_tokens,
+            shard_rows=run.config.collect.shard_rows,
+            title=f"{folder.name}, {title}",
+            reporter=run.reporter,
+        )
         write_json(step_of(path) / "collector.json", collector.report())
         run.directory.finish(step_of(path), settings)
 
@@ -112,7 +116,8 @@ def fill_store(
     dtype: str,
     max_tokens: int,
     shard_rows: int,
-    advance: Advance,
+    title: str,
+    reporter: Reporter,
 ) -> None:
     """Collects the rows that the store at `path` lacks, a shard at a time.
 
@@ -121,15 +126,16 @@ def fill_store(
     """
     with Datastore.create(path, spec=spec, dtype=dtype, resume=True, shard_rows=shard_rows) as store:
         missing = store.missing(len(encoded))
-        advance(len(encoded) - sum(len(m) for m in missing))
-        for gap in missing:
-            first = gap.start
-            while first < gap.stop:
-                stop = min(gap.stop, (first // shard_rows + 1) * shard_rows)
-                sketches = _collect_unit(collector, encoded, range(first, stop), pad_id, max_tokens, advance)
-                store.append(ids[first:stop], sketches, first=first)
-                store.commit()
-                first = stop
+        there = len(encoded) - sum(len(gap) for gap in missing)
+        with reporter.task(title, len(encoded), "samples", done=there) as advance:
+            for gap in missing:
+                first = gap.start
+                while first < gap.stop:
+                    stop = min(gap.stop, (first // shard_rows + 1) * shard_rows)
+                    sketches = _collect_unit(collector, encoded, range(first, stop), pad_id, max_tokens, advance)
+                    store.append(ids[first:stop], sketches, first=first)
+                    store.commit()
+                    first = stop
 
 
 def _collect_unit(

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gradsift.errors import ConfigError
 from gradsift.specs import Gamma, ProjectionSpec
@@ -16,7 +16,19 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Sources = Annotated[list[str], Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+BadRows = Literal["error", "skip"]
+BASELINES = ("base", "random")  # what results are called that come of no selection
+
+
+def _check_source(source: str) -> str:
+    if not source or (source.startswith("hf:") and (source.count(":") != 2 or not all(source.split(":")))):
+        raise ValueError(f"expected a path, a glob or hf:NAME:SPLIT, got {source!r}")
+    return source
+
+
+Source = Annotated[str, AfterValidator(_check_source)]
+Sources = Annotated[list[Source], Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -31,6 +43,9 @@ class ModelConfig(_Section):
         "auto", description="auto: bfloat16 where the machine multiplies it natively, else float32"
     )
     max_length: int = Field(2048, ge=8, description="tokens a sample is cut to, from the right")
+    template: str | None = Field(
+        None, description='"gradsift-default/1" or a Jinja chat template, instead of the tokenizer\'s own'
+    )
 
 
 class PoolConfig(_Section):
@@ -49,10 +64,17 @@ class TargetConfig(_Section):
     """One skill to select for."""
 
     sources: Sources = Field(description="the few examples to select by")
-    test: list[str] = Field(default_factory=list, description="test set, for `evaluate`; may stay empty")
+    test: list[Source] = Field(default_factory=list, description="test set, for `evaluate`; may stay empty")
     subtask_field: str | None = Field(None, description="column that splits the target into subtasks")
     subtask_from_file: bool = Field(False, description="each source file is a subtask of its own")
     id_field: str = Field("id", description="as in [pool]")
+    bad_rows: BadRows = Field("error", description="as in [pool]")
+
+    @model_validator(mode="after")
+    def _one_origin_of_subtasks(self) -> TargetConfig:
+        if self.subtask_field is not None and self.subtask_from_file:
+            raise ValueError("expected subtask_field or subtask_from_file, got both")
+        return self
 
 
 class LoraConfig(_Section):
@@ -120,6 +142,8 @@ class SelectConfig(_Section):
     def _one_budget(self) -> SelectConfig:
         if self.fraction is not None and self.count is not None:
             raise ValueError("expected fraction or count, got both")
+        if self.selector == "round_robin" and self.reduce == "mean":
+            raise ValueError('expected another reduce than "mean" with selector "round_robin", which takes turns')
         return self
 
     def budget(self) -> dict[str, Any]:
@@ -132,7 +156,7 @@ class SelectConfig(_Section):
 class TrainConfig(TrainingConfig):
     """LoRA from the base model on the selection, and on random choices of the same size."""
 
-    seeds: Annotated[list[int], Field(min_length=1)] = Field(
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
         default_factory=lambda: [0, 1, 2], description="one training each, of the selection and of a random choice"
     )
     random: bool = Field(True, description="train on random choices too, for comparison")
@@ -150,7 +174,7 @@ class RunConfig(_Section):
     """A whole CONFIG.toml."""
 
     run_dir: str = Field(description="where everything is written; relative to the configuration")
-    seed: int = Field(0, ge=0, description="of the warm-up's choice and of training")
+    seed: Seed = Field(0, description="of the warm-up's choice and of training")
     model: ModelConfig
     pool: PoolConfig
     targets: Annotated[dict[str, TargetConfig], Field(min_length=1)]
@@ -167,6 +191,8 @@ class RunConfig(_Section):
         for name in targets:
             if not name or not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
                 raise ValueError(f"target names: expected letters, digits, - and _, got {name!r}")
+            if name in (*BASELINES, "selected"):
+                raise ValueError(f"target names: expected another than {name!r}, which names other results")
         return targets
 
 
@@ -221,6 +247,8 @@ def _explain(error: ValidationError, where: str) -> str:
             lines.append(f"  {key}: expected no such key; `gradsift config` lists those there are")
         elif item["type"] == "missing":
             lines.append(f"  {key}: expected a value, got none")
+        elif item["type"] == "value_error":  # one of ours, which says all there is to say
+            lines.append(f"  {key}: {item['ctx']['error']}")
         else:
             lines.append(f"  {key}: {item['msg']}, got {item['input']!r}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from gradsift.pipeline.run import Run
 from gradsift.pipeline.rundir import read_json, write_json
 from gradsift.pipeline.samples import Part
 from gradsift.pipeline.train import Training, settings, train
+from gradsift.specs import digest_of
 
 IGNORED = -100  # the label that the loss skips, everywhere in transformers
 
@@ -39,7 +40,10 @@ def _measure(run: Run, name: str, tests: dict[str, Part], training: Training | N
         "model": run.model_settings,
         "training": None if training is None else settings(run, training),
         "evaluate": run.config.evaluate.model_dump(),
-        "tests": {target: part.encoded.digest for target, part in tests.items()},
+        "tests": {
+            target: [part.encoded.digest, digest_of([list(_answers(s)) for s in part.samples])]
+            for target, part in tests.items()
+        },
     }
     if path.is_file():
         record = read_json(path)
@@ -59,7 +63,11 @@ def _measure(run: Run, name: str, tests: dict[str, Part], training: Training | N
                 hits = exact_matches(
                     model, run.tokenizer, part, max_new_tokens=run.config.evaluate.max_new_tokens, advance=advance
                 )
-                targets[target]["exact_match"] = float(np.mean(hits))
+                # A reference that was cut at max_length is not one that an answer can equal.
+                whole = [hit for hit, sample in zip(hits, part.encoded, strict=True) if not sample.truncated]
+                targets[target]["exact_match_examples"] = len(whole)
+                if whole:
+                    targets[target]["exact_match"] = float(np.mean(whole))
     write_json(path, {"settings": wanted, "targets": targets})
     return targets
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 BUILT_IN = "smollm2-135m-instruct"
 
 
-def require_hf() -> None:
-    """Raises with the line that installs what is missing for working with language models."""
+def require_hf(extra: str = "hf") -> None:
+    """Raises with the line that installs what is missing for working with language models, by the name of the extra."""
     import importlib.util
 
     missing = [n for n in ("torch", "transformers", "peft", "accelerate") if importlib.util.find_spec(n) is None]
     if missing:
         raise DependencyMissingError(
-            f'expected {", ".join(missing)} to be installed, got nothing; pip install "gradsift[hf]"'
+            f'expected {", ".join(missing)} to be installed, got nothing; pip install "gradsift[{extra}]"'
         )
 
 
@@ -108,6 +108,12 @@ def load_base(config: ModelConfig) -> Any:
         model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path: expected a causal language model at {folder}, got: {error}") from error
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and config.max_length > positions:
+        raise ConfigError(
+            f"model.max_length: expected at most the {positions} tokens this model has positions for, "
+            f"got {config.max_length}"
+        )
     return model.to(device()).eval()
 
 

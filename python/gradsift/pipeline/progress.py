@@ -11,11 +11,14 @@ Advance = Callable[[int], None]
 
 
 class Reporter(Protocol):
-    """Hears of progress. `say` takes one line; `task` yields a function that is told how many units more are done."""
+    """Hears of progress. `say` takes one line; `task` yields a function that is told how many units more are done.
+
+    `done` units of the task's total were there before, by an earlier run: they count for the bar, not for the rate.
+    """
 
     def say(self, line: str) -> None: ...
 
-    def task(self, title: str, total: int, unit: str) -> Any: ...
+    def task(self, title: str, total: int, unit: str, *, done: int = 0) -> Any: ...
 
 
 class SilentReporter:
@@ -25,7 +28,7 @@ class SilentReporter:
         """Nothing."""
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+    def task(self, title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Advance]:
         yield lambda n: None
 
 
@@ -50,9 +53,9 @@ class LineReporter:
         self._write(line)
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+    def task(self, title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Advance]:
         start = last = time.monotonic()
-        done = 0
+        before = done
 
         def advance(n: int) -> None:
             nonlocal done, last
@@ -60,7 +63,7 @@ class LineReporter:
             now = time.monotonic()
             if now - last >= self._seconds and done < total:
                 last = now
-                rate = done / (now - start)
+                rate = (done - before) / (now - start)
                 left = duration((total - done) / rate) if rate > 0 else "unknown"
                 self._write(f"{title}: {done}/{total} {unit}, {rate:.2f} a second, {left} left")
 
@@ -78,7 +81,7 @@ class TerminalReporter:
         self._console.print(line, markup=False, highlight=False)
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+    def task(self, title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Advance]:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -106,5 +109,5 @@ class TerminalReporter:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console) as progress:
-            handle = progress.add_task(title, total=total)
+            handle = progress.add_task(title, total=total, completed=done)
             yield lambda n: progress.advance(handle, n)

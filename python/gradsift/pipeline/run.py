@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gradsift.errors import ConfigError
 from gradsift.pipeline.config import RunConfig
 from gradsift.pipeline.models import load_tokenizer, resolve_dtype
 from gradsift.pipeline.progress import Reporter, SilentReporter
@@ -33,29 +34,33 @@ class Run:
 
     @cached_property
     def pool(self) -> Part:
-        pool = load_pool(self.config, self.tokenizer, self.reporter)
-        self._note("pool", pool)
-        return pool
+        return load_pool(self.config, self.tokenizer, self.reporter)
 
     @cached_property
     def targets(self) -> dict[str, Part]:
-        parts = {name: load_target(self.config, name, self.tokenizer, self.reporter) for name in self.config.targets}
-        for name, part in parts.items():
-            self._note(f"target-{name}", part)
-        return parts
+        return {name: load_target(self.config, name, self.tokenizer, self.reporter) for name in self.config.targets}
 
     @cached_property
     def tests(self) -> dict[str, Part]:
         """Test sets of the targets that have one."""
-        parts = {name: load_test(self.config, name, self.tokenizer, self.reporter) for name in self.config.targets}
-        return {name: part for name, part in parts.items() if part is not None}
+        loaded = {name: load_test(self.config, name, self.tokenizer, self.reporter) for name in self.config.targets}
+        return {name: part for name, part in loaded.items() if part is not None}
 
     def read_everything(self) -> None:
         """Reads and checks all input, so that a bad row costs minutes and not a night."""
         _ = self.pool, self.targets, self.tests
+        count = self.config.select.count
+        if count is not None and count > len(self.pool):
+            raise ConfigError(f"select.count: expected at most the pool's {len(self.pool)} samples, got {count}")
 
-    def _note(self, name: str, part: Part) -> None:
-        write_json(self.directory.root / "data" / f"{name}.json", part.summary())
+    def write_down(self) -> None:
+        """Notes the configuration and what was read, once a step has agreed to go on under it."""
+        self.directory.write_down()
+        parts = {"pool": self.pool}
+        parts |= {f"target-{name}": part for name, part in self.targets.items()}
+        parts |= {f"test-{name}": part for name, part in self.tests.items()}
+        for name, part in parts.items():
+            write_json(self.directory.root / "data" / f"{name}.json", part.summary())
 
     @property
     def model_settings(self) -> dict[str, Any]:

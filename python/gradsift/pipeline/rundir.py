@@ -14,6 +14,7 @@ from gradsift.errors import ConfigError, GradsiftError
 from gradsift.files import write_text
 from gradsift.pipeline.config import RunConfig
 
+LOCK = ".lock"
 README = """\
 # What lies in this run directory
 
@@ -26,13 +27,13 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 | `warmup/checkpoint-STEP/` | LoRA adapter, optimizer state and mean learning rate (`checkpoint.json`) of one epoch |
 | `stores/checkpoint-STEP/pool/` | gradient datastore of the candidates (`gradsift store info PATH`) |
 | `stores/checkpoint-STEP/target-NAME/` | gradient datastore of a target's examples |
-| `stores/checkpoint-STEP/NAME.step/collector.json` | which parameters' gradients went which way |
+| `stores/checkpoint-STEP/pool.step/collector.json` | which parameters' gradients went which way |
 | `selection/NAME/selected.jsonl` | the chosen samples, best first, with influence, rank and best target |
 | `selection/NAME/selection.json` | how they were chosen: digests, weights, settings; enough to repeat it |
 | `train/NAME-seed-N/` | LoRA adapter trained on a selection, or on a random choice of the same size |
 | `evaluate/NAME.json` | loss and exact match of one model on every target |
 | `results.md`, `results.json` | base, random and selected side by side, and what the selection is made of |
-| `**/step.json` | the settings that a step was done with; it is done where this file is (a store: `NAME.step/`) |
+| `**/step.json` | the settings that a step was done with; it is done where this file is (a store: `pool.step/`) |
 """
 
 
@@ -66,37 +67,50 @@ class RunDirectory:
 
     @classmethod
     def prepare(cls, config: RunConfig) -> RunDirectory:
-        """The directory of `config`, made if needed, with its README and the configuration as it is in force.
+        """The directory of `config`, made if needed; `write_down` fills it once a step agrees to the configuration.
 
         Raises
         ------
         ConfigError
-            If something else lies at the path.
+            If something else lies at the path, or no directory can be made there.
         """
         root = Path(config.run_dir)
         if root.exists() and not root.is_dir():
             raise ConfigError(f"run_dir: expected a directory or nothing at {root}, got a file")
-        if root.is_dir() and any(root.iterdir()) and not (root / "config.json").is_file():
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            names = [path.name for path in root.iterdir() if not path.name.startswith(".tmp-")]
+        except OSError as error:
+            raise ConfigError(f"run_dir: expected a directory that can be made and read, got: {error}") from error
+        if names and not {"config.json", LOCK} & set(names):
             raise ConfigError(
                 f"run_dir: expected an empty directory or one of an earlier run, got {root} with other files in it; "
                 "choose another run_dir"
             )
-        root.mkdir(parents=True, exist_ok=True)
-        run = cls(root, config)
-        write_json(root / "config.json", config.model_dump(mode="json"))
-        write_text(root / "README.md", README)
-        return run
+        return cls(root, config)
+
+    def write_down(self) -> None:
+        """Notes what is what, and the configuration with its defaults."""
+        write_json(self.root / "config.json", self.config.model_dump(mode="json"))
+        write_text(self.root / "README.md", README)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the run for this process; another one that asks is refused, and the lock ends with the process."""
-        with open(self.root / ".lock", "w", encoding="utf-8") as file:
+        try:
+            file = open(self.root / LOCK, "w", encoding="utf-8")  # noqa: SIM115  # closed below, with the lock
+        except OSError as error:
+            raise ConfigError(f"run_dir: expected a directory that can be written, got: {error}") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise GradsiftError(
                     f"{self.root}: expected no other process at work on this run, got one; wait for it or stop it"
                 ) from None
+            for orphan in self.root.rglob(".tmp-*"):  # of a process that was killed while it wrote
+                if "stores" not in orphan.relative_to(self.root).parts:  # a datastore looks after its own
+                    orphan.unlink(missing_ok=True)
             yield
 
     @property
@@ -135,7 +149,7 @@ class RunDirectory:
                     raise ConfigError(
                         f"{directory}: expected a step of this configuration, got one of another:\n  "
                         + "\n  ".join(lines)
-                        + "\n; choose another run_dir, or remove that directory to do the step again"
+                        + f"\n; choose another run_dir, or remove warmup/ and stores/ in {self.root} to begin again"
                     )
                 return name == "step.json"
         return False

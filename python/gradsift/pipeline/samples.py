@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gradsift.data import EncodedSet, SampleSet, encode_samples, read_samples, require_labels
-from gradsift.pipeline.config import RunConfig, TargetConfig
+from gradsift.pipeline.config import RunConfig
 from gradsift.pipeline.progress import Reporter
 
 
@@ -37,7 +37,7 @@ class Part:
             "template": self.encoded.template,
             "template_digest": self.encoded.template_digest,
             "digest": self.encoded.digest,
-            "sources": [str(s) for s in self.samples.sources],
+            "sources": [asdict(s) for s in self.samples.sources],
         }
 
     def line(self, title: str) -> str:
@@ -65,7 +65,7 @@ def load_pool(config: RunConfig, tokenizer: Any, reporter: Reporter) -> Part:
         limit=pool.limit,
         ids=None if pool.ids is None else Path(pool.ids),
     )
-    part = Part(samples, encode_samples(samples, tokenizer, max_length=config.model.max_length))
+    part = _encode(config, samples, tokenizer)
     reporter.say(part.line("pool"))
     return part
 
@@ -73,7 +73,14 @@ def load_pool(config: RunConfig, tokenizer: Any, reporter: Reporter) -> Part:
 def load_target(config: RunConfig, name: str, tokenizer: Any, reporter: Reporter) -> Part:
     """The examples of one target; every one must have label tokens left."""
     target = config.targets[name]
-    part = _read_target(config, target, target.sources, tokenizer)
+    samples = read_samples(
+        target.sources,
+        id_field=target.id_field,
+        subtask_field=target.subtask_field,
+        subtask_from_file=target.subtask_from_file,
+        bad_rows=target.bad_rows,
+    )
+    part = _encode(config, samples, tokenizer)
     require_labels(part.encoded, f"target {name}")
     reporter.say(part.line(f"target {name}"))
     return part
@@ -87,7 +94,8 @@ def load_test(config: RunConfig, name: str, tokenizer: Any, reporter: Reporter) 
     target = config.targets[name]
     if not target.test:
         return None
-    part = _read_target(config, target, target.test, tokenizer, limit=config.evaluate.limit)
+    samples = read_samples(target.test, id_field=target.id_field, bad_rows=target.bad_rows, limit=config.evaluate.limit)
+    part = _encode(config, samples, tokenizer)
     reporter.say(part.line(f"test set of {name}"))
     return _with_labels(part, f"test set of {name}", reporter)
 
@@ -111,17 +119,9 @@ def _with_labels(part: Part, what: str, reporter: Reporter) -> Part:
     )
 
 
-def _read_target(
-    config: RunConfig, target: TargetConfig, sources: list[str], tokenizer: Any, limit: int | None = None
-) -> Part:
-    samples = read_samples(
-        sources,
-        id_field=target.id_field,
-        subtask_field=target.subtask_field,
-        subtask_from_file=target.subtask_from_file,
-        limit=limit,
-    )
-    return Part(samples, encode_samples(samples, tokenizer, max_length=config.model.max_length))
+def _encode(config: RunConfig, samples: SampleSet, tokenizer: Any) -> Part:
+    model = config.model
+    return Part(samples, encode_samples(samples, tokenizer, max_length=model.max_length, template=model.template))
 
 
 def subtask_names(name: str, part: Part) -> list[str]:

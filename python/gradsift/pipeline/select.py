@@ -11,6 +11,7 @@ from gradsift.pipeline.run import Run
 from gradsift.pipeline.samples import subtask_names
 from gradsift.pipeline.training import checkpoint_record
 from gradsift.selection import select
+from gradsift.specs import digest_of
 
 
 def selection_targets(run: Run) -> dict[str, list[str]]:
@@ -30,8 +31,10 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
     directory = run.directory.selection(name)
     candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
     target_stores = [[Datastore.open(run.directory.target_store(c.name, t)) for t in targets] for c in checkpoints]
+    subtasks = [subtask for t in targets for subtask in subtask_names(t, run.targets[t])]
     settings = {
         "select": run.config.select.model_dump(),
+        "subtasks": digest_of(subtasks),
         "candidates": [s.spec.digest for s in candidates],
         "targets": {t: [row[i].spec.digest for row in target_stores] for i, t in enumerate(targets)},
     }
@@ -41,7 +44,6 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
         return directory
     for line in changed:
         run.reporter.say(f"selection {name}: made again, since {line}")
-    subtasks = [subtask for t in targets for subtask in subtask_names(t, run.targets[t])]
     with run.reporter.task(f"selection {name}", len(candidates[0]), "rows") as advance:
         done = 0
 
@@ -60,6 +62,7 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
             progress=progress,
             **run.config.select.budget(),
         )
+    (directory / "step.json").unlink(missing_ok=True)
     result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
     run.directory.finish(directory, settings)
     for line in summary_lines(name, result):

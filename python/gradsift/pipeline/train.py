@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradsift.files import full_disk_explained, sync_folder
 from gradsift.pipeline.models import add_lora, load_base
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.samples import source_name
@@ -94,7 +95,9 @@ def _train_one(run: Run, training: Training) -> None:
         reporter=run.reporter,
     )
     (directory / "step.json").unlink(missing_ok=True)
-    model.save_pretrained(str(directory))
+    with full_disk_explained(directory):
+        model.save_pretrained(str(directory))
+        sync_folder(directory)
     run.directory.finish(directory, wanted)
 
 

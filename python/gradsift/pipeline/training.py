@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.data import EncodedSample, collate
+from gradsift.files import full_disk_explained, sync_folder
 from gradsift.naming import canonical_name
 from gradsift.pipeline.config import TrainingConfig
 from gradsift.pipeline.models import weights_digest
@@ -52,13 +52,15 @@ def fit(
     steps_an_epoch = math.ceil(len(usable) / settings.batch_size)
     total = steps_an_epoch * settings.epochs
     last = _drop_unfinished(directory) if keep_epochs else None
+    directory.mkdir(parents=True, exist_ok=True)
     arguments = TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=math.ceil(total * settings.warmup_ratio),
+        # Rounded down: one step of warm-up is a step of rate 0, which a short training cannot spare.
+        warmup_steps=math.floor(total * settings.warmup_ratio),
         weight_decay=settings.weight_decay,
         optim="adamw_torch",
         save_strategy="epoch" if keep_epochs else "no",
@@ -70,7 +72,9 @@ def fit(
         seed=seed,
         data_seed=seed,
     )
-    with reporter.task(title, total, "steps") as advance:
+    arguments._n_gpu = 1  # else the Trainer spreads a batch over all it sees, and a step is another number of samples
+    done = 0 if last is None else int(last.name.rsplit("-", 1)[1])
+    with reporter.task(title, total, "steps", done=done) as advance, full_disk_explained(directory):
         trainer = Trainer(
             model=model,
             args=arguments,
@@ -101,9 +105,6 @@ def _recorder(advance: Advance, directory: Path, keep_epochs: bool) -> Any:
         def __init__(self) -> None:
             self.rates: list[float] = []
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            advance(state.global_step)
-
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.rates.append(float(kwargs["optimizer"].param_groups[0]["lr"]))
 
@@ -119,6 +120,7 @@ def _recorder(advance: Advance, directory: Path, keep_epochs: bool) -> Any:
             write_json(folder / OPTIMIZER_NAMES, ordered)
             # A pickle of the Trainer's arguments, which nobody reads: what it says stands in config.json.
             (folder / "training_args.bin").unlink(missing_ok=True)
+            sync_folder(folder)
             write_json(
                 folder / CHECKPOINT_RECORD,
                 {
@@ -138,9 +140,3 @@ def checkpoint_record(folder: Path) -> dict[str, Any]:
     """What the warm-up noted of a checkpoint: name, step, epoch, mean learning rate of the epoch, weights digest."""
     record: dict[str, Any] = read_json(folder / CHECKPOINT_RECORD)
     return record
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether `folder` holds a PEFT adapter."""
-    path = folder / "adapter_config.json"
-    return path.is_file() and "peft_type" in json.loads(path.read_text(encoding="utf-8"))

@@ -27,7 +27,9 @@ def warmup(run: Run) -> list[Path]:
     """The checkpoints of the warm-up, trained if they are not there yet."""
     run.read_everything()
     directory, wanted = run.directory.warmup, settings(run)
-    if not run.directory.is_done(directory, wanted):
+    done = run.directory.is_done(directory, wanted)
+    run.write_down()
+    if not done:
         run.directory.begin(directory, wanted)
         _train(run, directory)
         run.directory.finish(directory, wanted)
