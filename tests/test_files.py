@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gradsift.errors import DiskFullError
-from gradsift.files import atomic_text, write_text
+from gradsift.files import atomic_text, full_disk_explained, write_text
 
 
 def test_a_full_disk_leaves_the_old_text_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +37,23 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_whatever_a_library_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Exception):
+        pass
+
+    def failing(error: Exception) -> None:
+        with full_disk_explained(tmp_path):
+            raise error
+
+    with pytest.raises(DiskFullError, match="expected room to write, got a full disk"):
+        failing(OSError(errno.ENOSPC, "no room"))
+    with pytest.raises(Other):
+        failing(Other("something else"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(DiskFullError, match="what was finished before is intact"):
+        failing(Other("cannot serialise"))
 
 
 def test_directories_are_made_and_text_is_utf8(tmp_path: Path) -> None:

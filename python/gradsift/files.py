@@ -57,7 +57,7 @@ def full_disk_explained(directory: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # whatever a library raises; all that is not about room goes on as it came
         told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if told or shutil.disk_usage(directory).free < _NO_ROOM_BYTES:
             raise DiskFullError(

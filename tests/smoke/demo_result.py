@@ -7,7 +7,7 @@ from pathlib import Path
 
 run = Path(sys.argv[1])
 results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-for names in re.findall(r"^\\| (`.*?) \\|", (run / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
+for names in re.findall(r"^\| (`.*?) \|", (run / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
     for name in re.findall(r"`(.*?)`", names):
         pattern = re.sub(r"STEP|NAME|-N(?=/)", lambda m: "-*" if m.group() == "-N" else "*", name).rstrip("/")
         assert any(run.glob(pattern)), f"{name} is missing from the run directory"
