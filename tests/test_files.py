@@ -40,7 +40,7 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_whatever_a_library_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(Exception):
+    class OtherError(Exception):
         pass
 
     def failing(error: Exception) -> None:
@@ -49,11 +49,11 @@ def test_a_full_disk_is_told_whatever_a_library_raises(tmp_path: Path, monkeypat
 
     with pytest.raises(DiskFullError, match="expected room to write, got a full disk"):
         failing(OSError(errno.ENOSPC, "no room"))
-    with pytest.raises(Other):
-        failing(Other("something else"))
+    with pytest.raises(OtherError):
+        failing(OtherError("something else"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(DiskFullError, match="what was finished before is intact"):
-        failing(Other("cannot serialise"))
+        failing(OtherError("cannot serialise"))
 
 
 def test_directories_are_made_and_text_is_utf8(tmp_path: Path) -> None:
