@@ -27,11 +27,12 @@ def run_all(config: RunConfig, reporter: Reporter | None = None) -> dict[str, An
 
     Returns what ``results.json`` holds.
     """
-    from gradsift.pipeline.evaluate import evaluate
     from gradsift.pipeline.models import require_hf
+
+    require_hf()  # before the steps are imported, which need torch to be imported at all
+    from gradsift.pipeline.evaluate import evaluate
     from gradsift.pipeline.results import summarise
 
-    require_hf()
     run = Run.open(config, reporter)
     with run.directory.locked():
         return summarise(run, evaluate(run))
