@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -209,10 +210,17 @@ class StoreSpec:
             raise TypeError(f"projection: expected a ProjectionSpec, got {type(self.projection).__name__}")
         if self.gamma is not None and not isinstance(self.gamma, Gamma):
             raise TypeError(f"gamma: expected a Gamma or None, got {type(self.gamma).__name__}")
+        if not isinstance(self.loss, str):
+            raise TypeError(f"loss: expected a str, got {type(self.loss).__name__}")
         parameters = tuple((name, tuple(shape)) for name, shape in self.parameters)
-        names = [name for name, _ in parameters]
-        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-        if twice:
+        for name, shape in parameters:
+            if not isinstance(name, str):
+                raise TypeError(f"parameters: expected names, got {name!r} ({type(name).__name__})")
+            if not all(_is_int(size) and size >= 0 for size in shape):
+                raise ValueError(f"parameters: expected a shape of integers from 0 for {name!r}, got {shape}")
+        names = Counter(name for name, _ in parameters)
+        if len(names) < len(parameters):
+            twice = sorted(name for name, count in names.items() if count > 1)
             raise ValueError(f"parameters: expected each name once, got {twice} more than once")
         object.__setattr__(self, "parameters", parameters)
 

@@ -32,6 +32,11 @@ def faulty_os() -> ModuleType:
     return _load("faulty_os")
 
 
+@pytest.fixture(scope="session")
+def fault_layer() -> ModuleType:
+    return _load("fault_layer")
+
+
 class Stores:
     """Makes sketches and stores; `stores.path` is where the next one goes."""
 

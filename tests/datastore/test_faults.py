@@ -93,10 +93,11 @@ def test_resume_makes_names_durable_whose_writer_died_before_it_could(stores, fa
     spy = faulty_os.FaultyOS(("fsync",))
     monkeypatch.setattr(_io, "os", spy)
     Datastore.create(stores.path, spec=stores.spec(), resume=True).close()
-    assert spy.trace == ["fsync"]
-    monkeypatch.setattr(_io, "os", faulty_os.FaultyOS(("fsync",), 0, faulty_os.raising(errno.EIO)))
-    with pytest.raises(DatastoreError, match="cannot be synced"):
-        Datastore.create(stores.path, spec=stores.spec(), resume=True)
+    assert spy.trace == ["fsync", "fsync"]  # the store's own name, and those in it
+    for at, says in enumerate(("cannot be made", "cannot be synced")):
+        monkeypatch.setattr(_io, "os", faulty_os.FaultyOS(("fsync",), at, faulty_os.raising(errno.EIO)))
+        with pytest.raises(DatastoreError, match=says):
+            Datastore.create(stores.path, spec=stores.spec(), resume=True)
 
 
 def test_short_writes_are_continued(half, stores, faulty_os, monkeypatch):

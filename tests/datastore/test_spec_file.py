@@ -65,6 +65,11 @@ def test_a_spec_comes_back_as_it_was():
         (changed(spec__checkpoint=[1]), "spec"),
         (changed(spec__data={"rows": -5}), "rows"),
         (changed(spec__gamma={"kind": "adamw"}), "kind"),
+        (changed(spec__parameters=[[None, [1]], ["a", [1]]]), "expected names, got None"),
+        (changed(spec__parameters=[["a", [1.5]]]), "a shape of integers"),
+        (changed(spec__parameters=[["a", [-1]]]), "a shape of integers"),
+        (changed(spec__parameters=[["a", [1]], ["a", [2]]]), "each name once"),
+        (changed(spec__loss=["mean"]), "loss: expected a str"),
         (GOOD.replace('"learning_rate":1e-05', '"learning_rate":1e999'), "finite|JSON|canonical"),
         (GOOD.replace('"learning_rate":1e-05', '"learning_rate":NaN'), "NaN"),
         (GOOD.replace('"learning_rate":1e-05', '"learning_rate":' + "9" * 5000), "64 bits"),
@@ -89,12 +94,42 @@ def test_other_texts_are_refused(text, match):
         changed(required_features=4),
         changed(required_features=False),
         changed(row_dtype="int4"),
+        changed(row_dtype=["float16"]),
+        changed(row_dtype={"float16": 1}),
         changed(spec__projection__version=2),
     ],
 )
 def test_later_versions_are_refused_as_such(text):
     with pytest.raises(DatastoreVersionError, match=r"expected .*, got .*; open it with"):
         parse_spec(text.encode(), "spec.json")
+
+
+@pytest.mark.parametrize(
+    "template",
+    ['"' + "[" * 50, "\\" + "[" * 50, '\\"' + "{" * 50, "\\\\", "[" * 50 + "\\", '"', "é" * 9],
+)
+def test_brackets_and_escapes_in_strings_are_no_nesting(template):
+    spec, _ = parse_spec(changed(spec__data={"template": template}).encode(), "spec.json")
+    assert spec.data["template"] == template
+    nested = changed(spec__data={"template": template, "z": [[[[]]]]})
+    with pytest.raises(DatastoreCorruptError, match="nesting"):
+        parse_spec(nested.replace("[[[[]]]]", "[" * 40 + "]" * 40).encode(), "spec.json")
+
+
+@pytest.mark.parametrize(
+    "text", [changed(**{"x" * 5000: 1}), changed(version="9" * 5000), changed(row_dtype="f" * 5000)], ids=len
+)
+def test_messages_stay_short_whatever_a_stranger_wrote(text):
+    with pytest.raises((DatastoreCorruptError, DatastoreVersionError)) as caught:
+        parse_spec(text.encode(), "spec.json")
+    assert len(str(caught.value)) < 500
+
+
+def test_what_a_terminal_would_interpret_is_escaped_in_a_list_of_differences():
+    other = with_(checkpoint={"\x1b[2J\udcff": 1}, parameters=(("\x1b]0;owned\x07", (3,)),))
+    text = "\n".join(spec_differences(other, SPEC))
+    assert "'\\x1b[2J\\udcff': 1 against nothing" in text
+    assert text.replace("\n", "").isprintable()
 
 
 def test_any_bit_flipped_anywhere_is_found():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import uuid
@@ -58,8 +59,11 @@ class Directory:
 
     def names(self) -> list[str]:
         """Names in the directory, sorted; temporaries left out."""
+        return sorted(name for name in self._listed() if not name.startswith(TEMP_PREFIX))
+
+    def _listed(self) -> list[str]:
         try:
-            return sorted(name for name in os.listdir(self._fd) if not name.startswith(TEMP_PREFIX))
+            return os.listdir(self._fd)
         except OSError as error:
             raise DatastoreError(f"{self.path!r}: cannot be listed: {error.strerror}") from error
 
@@ -75,21 +79,33 @@ class Directory:
                     f"{self.file(name)}: expected a regular file, got a symbolic link; links are not followed"
                 ) from error
             raise DatastoreError(f"{self.file(name)}: cannot be opened: {error.strerror}") from error
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise DatastoreCorruptError(f"{self.file(name)}: expected a regular file, got a special file")
+        except OSError as error:
             os.close(fd)
-            raise DatastoreCorruptError(f"{self.file(name)}: expected a regular file, got a special file")
+            raise DatastoreError(f"{self.file(name)}: its length cannot be read: {error.strerror}") from error
+        except BaseException:
+            os.close(fd)
+            raise
         return fd, status.st_size
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[tuple[int, int]]:
+        """`open_read` for as long as the block lasts."""
+        fd, size = self.open_read(name)
+        try:
+            yield fd, size
+        finally:
+            os.close(fd)
 
     def read(self, name: str, *, limit_bytes: int) -> bytes:
         """All of the small file `name`."""
-        fd, size = self.open_read(name)
-        try:
+        with self.reading(name) as (fd, size):
             if size > limit_bytes:
                 raise DatastoreCorruptError(f"{self.file(name)}: expected at most {limit_bytes} bytes, got {size}")
             return pread_exactly(fd, size, 0, self.file(name))
-        finally:
-            os.close(fd)
 
     def publish(self, name: str, chunks: Iterable[Any], size_bytes: int) -> bool:
         """Makes `name` hold `chunks` (buffers, `size_bytes` together), durably and at once.
@@ -125,7 +141,7 @@ class Directory:
     def remove_stale_temps(self) -> list[str]:
         """Removes temporaries whose writer is dead (their lock is free); returns their names."""
         removed = []
-        for name in os.listdir(self._fd):
+        for name in self._listed():
             if not name.startswith(TEMP_PREFIX):
                 continue
             try:
@@ -148,10 +164,16 @@ class Directory:
             temp = TEMP_PREFIX + uuid.uuid4().hex
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(temp, flags, 0o666, dir_fd=self._fd)
-            with suppress(OSError):  # no locks on this file system: then nobody removes temporaries there either
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:
-                return temp, fd
+            try:
+                with suppress(OSError):  # no locks on this file system: then nobody removes temporaries there either
+                    fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.fstat(fd).st_nlink:
+                    return temp, fd
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temp, dir_fd=self._fd)
+                os.close(fd)
+                raise
             os.close(fd)  # taken for stale between open and lock
 
     def _link(self, temp: str, name: str) -> bool:
@@ -171,16 +193,12 @@ class Directory:
             raise DatastoreError(f"{self.path!r}: the directory cannot be synced: {error.strerror}") from error
 
     def _check_same(self, temp: str, name: str) -> None:
-        (new, new_size), (old, old_size) = self.open_read(temp), self.open_read(name)
-        try:
+        with self.reading(temp) as (new, new_size), self.reading(name) as (old, old_size):
             same = new_size == old_size and all(
                 pread_exactly(new, size, at, self.file(temp)) == pread_exactly(old, size, at, self.file(name))
                 for at in range(0, new_size, _COMPARE_BYTES)
                 for size in (min(_COMPARE_BYTES, new_size - at),)
             )
-        finally:
-            os.close(new)
-            os.close(old)
         if not same:
             raise DatastoreExistsError(
                 f"{self.file(name)}: expected no such file or one with the same bytes, got other bytes; another "
@@ -195,7 +213,7 @@ class Directory:
             if error.errno in _SPACE:
                 raise DatastoreSpaceError(
                     f"{self.file(name)}: expected room for {size_bytes} bytes, got {error.strerror} "
-                    f"({self._free_bytes()} bytes free); nothing was published, what was committed before is intact: "
+                    f"({self._free()} free); nothing was published, what was committed before is intact: "
                     "free space and resume"
                 ) from error
             if error.errno in _NO_LINKS:
@@ -208,24 +226,40 @@ class Directory:
                 "the cause is gone"
             ) from error
 
-    def _free_bytes(self) -> int:
-        status = os.fstatvfs(self._fd)
-        return status.f_bavail * status.f_frsize
+    def _free(self) -> str:
+        try:
+            status = os.fstatvfs(self._fd)
+        except OSError as error:
+            return f"an unknown number of bytes ({error.strerror})"
+        return f"{status.f_bavail * status.f_frsize} bytes"
 
 
 def make_directory(path: str) -> None:
-    """Makes `path` (its parents must exist) and makes its name durable; a directory already there is accepted."""
+    """Makes `path` (its parents must exist) and makes its name durable; a directory already there is accepted.
+
+    One that is there may have been made by a writer that was killed before it synced the name: it is synced again.
+    """
     try:
-        os.mkdir(path)
+        with suppress(FileExistsError):
+            os.mkdir(path)
         parent = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(parent)
         finally:
             os.close(parent)
-    except FileExistsError:
-        return
     except OSError as error:
-        raise DatastoreError(f"{path!r}: the directory cannot be made: {error.strerror}") from error
+        kind = DatastoreSpaceError if error.errno in _SPACE else DatastoreError
+        raise kind(f"{path!r}: the directory cannot be made: {error.strerror}") from error
+
+
+def map_file(fd: int, size: int, file: str) -> mmap.mmap:
+    """`size` bytes of the open file, mapped read-only."""
+    try:
+        return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+    except ValueError as error:
+        raise DatastoreCorruptError(f"{file}: {error}; the file was cut while it was opened") from error
+    except OSError as error:
+        raise DatastoreError(f"{file}: cannot be mapped: {error.strerror}") from error
 
 
 def pread_exactly(fd: int, size: int, offset: int, file: str) -> bytes:
@@ -248,5 +282,8 @@ def _write_all(fd: int, chunk: Any) -> int:
     view = memoryview(chunk).cast("B")
     size = len(view)
     while len(view):
-        view = view[os.write(fd, view) :]
+        written = os.write(fd, view)
+        if not written:  # some network and user-space file systems do this; it would go on for ever
+            raise OSError(errno.EIO, "wrote no byte")
+        view = view[written:]
     return size

@@ -62,13 +62,18 @@ def _differences(path: str, a: Any, b: Any) -> list[str]:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         found = []
         for key in sorted({*a, *b}):
-            at = f"{path}.{key}" if path else key
+            at = f"{path}.{_name(key)}" if path else _name(key)
             if key in a and key in b:
                 found += _differences(at, a[key], b[key])
             else:
                 found.append(f"{at}: {_value(a, key)} against {_value(b, key)}")
         return found
     return [] if canonical_json(a) == canonical_json(b) else [f"{path}: {a!r} against {b!r}"]
+
+
+def _name(key: str) -> str:
+    """`key`, which a stranger may have written, with what a terminal would interpret escaped."""
+    return key if key.isprintable() else repr(key)
 
 
 def _value(record: Mapping[str, Any], key: str) -> str:

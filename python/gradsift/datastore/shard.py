@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
-import os
 from dataclasses import dataclass
 
 import numpy as np
 
 from gradsift.datastore import format as fmt
 from gradsift.datastore._checksum import crc32c
-from gradsift.datastore._io import Directory, pread_exactly
+from gradsift.datastore._io import Directory, map_file, pread_exactly
 from gradsift.datastore.rows import decode_rows
 from gradsift.datastore.table import FLAG_NONFINITE, FLAG_ZERO, RowTable
-from gradsift.errors import DatastoreCorruptError, DatastoreError
+from gradsift.errors import DatastoreCorruptError
 
 _HASH_BYTES = 1 << 20
 
@@ -47,8 +45,7 @@ class Shard:
                 f"{self.file}: expected a name shard-<15 digits>-<8 digits>-<8 hex digits>.gs, got another; move the "
                 "file elsewhere if it is none of the store's"
             )
-        fd, self.file_bytes = directory.open_read(name)
-        try:
+        with directory.reading(name) as (fd, self.file_bytes):
             smallest = fmt.HEADER_BYTES + fmt.FOOTER_BYTES
             if self.file_bytes < smallest:
                 raise DatastoreCorruptError(
@@ -62,9 +59,7 @@ class Shard:
                 raise DatastoreCorruptError(
                     f"{self.file}: expected the name its header gives, {self.header.file_name}; the file was renamed"
                 )
-            self._map = self._mapped(fd)
-        finally:
-            os.close(fd)
+            self._map = map_file(fd, self.file_bytes, self.file)
         self._bytes = memoryview(self._map)
         self._check_section(fmt.SECTION_HEADER, "header")
         at = self._check_section(fmt.SECTION_CHECKSUMS, "block checksums")
@@ -153,14 +148,6 @@ class Shard:
         if digest.digest() == self._footer.digest:
             return []
         return [f"{self.file}: file digest: expected {self._footer.digest.hex()}, got {digest.hexdigest()}"]
-
-    def _mapped(self, fd: int) -> mmap.mmap:
-        try:
-            return mmap.mmap(fd, self.file_bytes, access=mmap.ACCESS_READ)
-        except ValueError as error:
-            raise DatastoreCorruptError(f"{self.file}: {error}; the file was cut while it was opened") from error
-        except OSError as error:
-            raise DatastoreError(f"{self.file}: cannot be mapped: {error.strerror}") from error
 
     def _check_section(self, kind: int, what: str) -> fmt.Section:
         at = self._footer.section(kind)

@@ -16,7 +16,8 @@ FORMAT = "gradsift-datastore"
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 32
 _KEYS = {"digest", "format", "required_features", "row_dtype", "spec", "version"}
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(r'"[^"]*"?')
+_SHOWN = 200
 
 
 def pack_spec(spec: StoreSpec, dtype: str) -> bytes:
@@ -45,7 +46,7 @@ def parse_spec(raw: bytes, file: str) -> tuple[StoreSpec, str]:
     """
 
     def refuse(field: str, expected: object, got: object) -> NoReturn:
-        raise DatastoreCorruptError(f"{file}: {field}: expected {expected}, got {got}")
+        raise DatastoreCorruptError(f"{file}: {field}: expected {expected}, got {_short(got)}")
 
     if len(raw) > MAX_BYTES:
         refuse("size", f"at most {MAX_BYTES} bytes", len(raw))
@@ -55,7 +56,7 @@ def parse_spec(raw: bytes, file: str) -> tuple[StoreSpec, str]:
         refuse("text", "ASCII (other characters escaped)", error)
     depth = _depth(text)
     if depth > MAX_DEPTH:
-        refuse("nesting", f"at most {MAX_DEPTH} levels", depth)
+        refuse("nesting", f"at most {MAX_DEPTH} levels", "more")
     try:
         record = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_bounded_int, parse_constant=_no_constant)
     except ValueError as error:
@@ -67,12 +68,13 @@ def parse_spec(raw: bytes, file: str) -> tuple[StoreSpec, str]:
     version, required = record.get("version"), record.get("required_features")
     if type(version) is not int or version != VERSION:
         raise DatastoreVersionError(
-            f"{file}: expected format version {VERSION}, got {version!r}; open it with a gradsift "
+            f"{file}: expected format version {VERSION}, got {_short(repr(version))}; open it with a gradsift "
             "that reads that version"
         )
     if type(required) is not int or required & ~KNOWN_REQUIRED_FEATURES:
         raise DatastoreVersionError(
-            f"{file}: expected no required feature bits but {KNOWN_REQUIRED_FEATURES:#x}, got {required!r}; open it "
+            f"{file}: expected no required feature bits but {KNOWN_REQUIRED_FEATURES:#x}, got "
+            f"{_short(repr(required))}; open it "
             "with a newer gradsift"
         )
     if set(record) != _KEYS:
@@ -82,10 +84,10 @@ def parse_spec(raw: bytes, file: str) -> tuple[StoreSpec, str]:
             refuse("text", "canonical JSON (sorted keys, no spaces)", "another spelling of the same values")
     except ValueError as error:
         refuse("numbers", "finite ones", error)
-    if record["row_dtype"] not in ROW_DTYPES:
+    if not isinstance(record["row_dtype"], str) or record["row_dtype"] not in ROW_DTYPES:
         raise DatastoreVersionError(
-            f"{file}: row_dtype: expected one of {sorted(ROW_DTYPES)}, got {record['row_dtype']!r}; open it with a "
-            "newer gradsift"
+            f"{file}: row_dtype: expected one of {sorted(ROW_DTYPES)}, got "
+            f"{_short(repr(record['row_dtype']))}; open it with a newer gradsift"
         )
     return _spec(record["spec"], record["digest"], file), record["row_dtype"]
 
@@ -115,21 +117,33 @@ def _spec(record: Any, digest: Any, file: str) -> StoreSpec:
         same = canonical_json(spec.to_dict()) == canonical_json(record)
         expected_rows(spec)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DatastoreCorruptError(f"{file}: spec: expected a store's spec, got {error}") from error
+        raise DatastoreCorruptError(f"{file}: spec: expected a store's spec, got {_short(error)}") from error
     if not same:
         raise DatastoreCorruptError(f"{file}: spec: expected every field of a store's spec, got some left out")
     if spec.digest != digest:
-        raise DatastoreCorruptError(f"{file}: digest: expected {spec.digest} (of the spec), got {digest!r}")
+        raise DatastoreCorruptError(f"{file}: digest: expected {spec.digest} (of the spec), got {_short(repr(digest))}")
     return spec
 
 
 def _depth(text: str) -> int:
-    """Nesting of brackets outside strings; found before parsing, because the parser recurses."""
+    """Nesting of brackets outside strings, as far as it matters; found before parsing, because the parser recurses.
+
+    Takes a time proportional to the text: escapes go first, so that no string need be tried from several quotes.
+    """
     depth = deepest = 0
-    for char in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
-        depth += 1 if char in "[{" else -1
+    plain = _STRING.sub("", text.replace("\\\\", "").replace('\\"', ""))
+    for bracket in re.finditer(r"[\[\]{}]", plain):
+        depth += 1 if bracket[0] in "[{" else -1
         deepest = max(deepest, depth)
+        if deepest > MAX_DEPTH:
+            break
     return deepest
+
+
+def _short(value: object) -> str:
+    """`value` as text that a message can hold, whatever the length of what a stranger wrote."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} … ({len(text)} characters)"
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
