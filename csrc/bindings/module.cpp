@@ -11,6 +11,7 @@
 #include "crc32c/crc32c.h"
 #include "project_linear/project_linear.h"
 #include "project_rows/project_rows.h"
+#include "quantise/quantise.h"
 
 namespace py = pybind11;
 
@@ -19,6 +20,8 @@ namespace {
 
 // (address, dtype, sample stride, row stride), strides in elements
 using RowsTuple = std::tuple<uintptr_t, int, int64_t, int64_t>;
+// (address, row stride in elements)
+using MatrixTuple = std::tuple<uintptr_t, int64_t>;
 // (address, dtype); address 0: none
 using MomentTuple = std::tuple<uintptr_t, int>;
 // (kind, proj_dim, seed, nonzeros)
@@ -86,6 +89,37 @@ void bind_project_rows(const RowsTuple& grads, uintptr_t row_ids, uintptr_t cu_s
     project_rows(call);
 }
 
+template <class T>
+MatrixView<T> matrix_view(const MatrixTuple& matrix, int64_t rows, int64_t cols) {
+    const auto& [address, row_stride] = matrix;
+    return {pointer<T>(address), rows, cols, row_stride};
+}
+
+void bind_quantise_rows(const MatrixTuple& rows, int64_t n_rows, int64_t proj_dim, int bits, uint64_t seed,
+                        uintptr_t codes, uintptr_t scales, uintptr_t norms, int threads) {
+    QuantiseRows call;
+    call.rows = matrix_view<const float>(rows, n_rows, proj_dim);
+    call.bits = bits;
+    call.seed = seed;
+    call.codes = pointer<uint8_t>(codes);
+    call.scales = pointer<float>(scales);
+    call.norms = pointer<double>(norms);
+    call.threads = threads;
+    quantise_rows(call);
+}
+
+void bind_dequantise_rows(const MatrixTuple& codes, uintptr_t scales, int64_t n_rows, int64_t proj_dim, int bits,
+                          uint64_t seed, const MatrixTuple& out, int threads) {
+    DequantiseRows call;
+    call.codes = matrix_view<const uint8_t>(codes, n_rows, proj_dim * bits / 8);
+    call.scales = pointer<const float>(scales);
+    call.bits = bits;
+    call.seed = seed;
+    call.rows = matrix_view<float>(out, n_rows, proj_dim);
+    call.threads = threads;
+    dequantise_rows(call);
+}
+
 uint32_t bind_crc32c(const py::object& data, uint32_t value) {
     Py_buffer view;
     if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
@@ -117,6 +151,12 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
           py::arg("row_ids"), py::arg("cu_seqlens"), py::arg("samples"), py::arg("d_out"), py::arg("d_in"),
           py::arg("projection"), py::arg("param_id"), py::arg("gamma"), py::arg("first_moment"),
           py::arg("second_moment"), py::arg("output"), py::arg("threads"));
+    m.def("quantise_rows", &bind_quantise_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
+          py::arg("rows"), py::arg("n_rows"), py::arg("proj_dim"), py::arg("bits"), py::arg("seed"), py::arg("codes"),
+          py::arg("scales"), py::arg("norms"), py::arg("threads"));
+    m.def("dequantise_rows", &bind_dequantise_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
+          py::arg("codes"), py::arg("scales"), py::arg("n_rows"), py::arg("proj_dim"), py::arg("bits"), py::arg("seed"),
+          py::arg("out"), py::arg("threads"));
     m.def("crc32c", &bind_crc32c, py::arg("data"), py::arg("value") = 0,
           "CRC-32C of a contiguous buffer, continuing from `value`.");
     m.def("isas", &isa_names, "Instruction-set levels built in that this CPU can run, best first.");

@@ -37,6 +37,7 @@ struct Vec {
 
     static Vec mul_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.x, b.x)}; }
+    friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
     friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.x, b.x)}; }
     friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.x, b.x)}; }
     static Vec sqrt(Vec v) { return {_mm256_sqrt_ps(v.x)}; }
@@ -49,6 +50,14 @@ struct Vec {
         return {_mm256_blendv_ps(raised, _mm256_set1_ps(-1.0f), down)};
     }
 
+    /// Held between −limit and limit.
+    static Vec clamp(Vec v, float limit) {
+        return {_mm256_min_ps(_mm256_max_ps(v.x, _mm256_set1_ps(-limit)), _mm256_set1_ps(limit))};
+    }
+    /// Bit l is set where lane l is below zero; −0 and NaN are not.
+    static uint32_t below_zero(Vec v) {
+        return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(v.x, _mm256_setzero_ps(), _CMP_LT_OQ));
+    }
     /// Lane l negated where bit l of `bits` is set.
     static Vec negate(Vec v, uint32_t bits) {
         const __m256i shifts = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
@@ -67,6 +76,11 @@ struct Vec {
             const __m256d b = _mm256_cvtps_pd(_mm256_extractf128_ps(v.x, 1));
             low = _mm256_fmadd_pd(a, a, low);
             high = _mm256_fmadd_pd(b, b, high);
+        }
+        /// The kLanes sums in the order of lanes.
+        void store(double* to) const {
+            _mm256_storeu_pd(to, low);
+            _mm256_storeu_pd(to + 4, high);
         }
         double total() const {
             double lanes[4];

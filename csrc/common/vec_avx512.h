@@ -34,6 +34,7 @@ struct Vec {
 
     static Vec mul_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.x, b.x)}; }
+    friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
     friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.x, b.x)}; }
     friend Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.x, b.x)}; }
     static Vec sqrt(Vec v) { return {_mm512_sqrt_ps(v.x)}; }
@@ -46,6 +47,12 @@ struct Vec {
         return {_mm512_mask_mov_ps(raised, down, _mm512_set1_ps(-1.0f))};
     }
 
+    /// Held between −limit and limit.
+    static Vec clamp(Vec v, float limit) {
+        return {_mm512_min_ps(_mm512_max_ps(v.x, _mm512_set1_ps(-limit)), _mm512_set1_ps(limit))};
+    }
+    /// Bit l is set where lane l is below zero; −0 and NaN are not.
+    static uint32_t below_zero(Vec v) { return _mm512_cmp_ps_mask(v.x, _mm512_setzero_ps(), _CMP_LT_OQ); }
     /// Lane l negated where bit l of `bits` is set.
     static Vec negate(Vec v, uint32_t bits) {
         return {_mm512_mask_xor_ps(v.x, (__mmask16)bits, v.x, _mm512_set1_ps(-0.0f))};
@@ -64,6 +71,11 @@ struct Vec {
             const __m512d b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v.x, 1));
             low = _mm512_fmadd_pd(a, a, low);
             high = _mm512_fmadd_pd(b, b, high);
+        }
+        /// The kLanes sums in the order of lanes.
+        void store(double* to) const {
+            _mm512_storeu_pd(to, low);
+            _mm512_storeu_pd(to + 8, high);
         }
         double total() const {
             double lanes[8];

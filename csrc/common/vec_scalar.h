@@ -43,6 +43,7 @@ struct Vec {
 
     static Vec mul_add(Vec a, Vec b, Vec c) { return {a.x * b.x + c.x}; }
     friend Vec operator+(Vec a, Vec b) { return {a.x + b.x}; }
+    friend Vec operator-(Vec a, Vec b) { return {a.x - b.x}; }
     friend Vec operator*(Vec a, Vec b) { return {a.x * b.x}; }
     friend Vec operator/(Vec a, Vec b) { return {a.x / b.x}; }
     static Vec sqrt(Vec v) {
@@ -56,6 +57,18 @@ struct Vec {
         return {(Floats)((positive & one) | (negative & minus_one) | (~(positive | negative) & (Bits)v.x))};
     }
 
+    /// Held between −limit and limit.
+    static Vec clamp(Vec v, float limit) {
+        const Floats low = all(-limit).x, high = all(limit).x;
+        v.x = v.x < low ? low : v.x;
+        return {v.x > high ? high : v.x};
+    }
+    /// Bit l is set where lane l is below zero; −0 and NaN are not.
+    static uint32_t below_zero(Vec v) {
+        uint32_t bits = 0;
+        for (int l = 0; l < kLanes; ++l) bits |= v.x[l] < 0.0f ? 1u << l : 0u;
+        return bits;
+    }
     /// Lane l negated where bit l of `bits` is set.
     static Vec negate(Vec v, uint32_t bits) {
         const Bits spread = Bits{bits << 31, bits << 30, bits << 29, bits << 28} & 0x80000000u;
@@ -73,6 +86,8 @@ struct Vec {
             const Doubles wide = {v.x[0], v.x[1], v.x[2], v.x[3]};
             sum += wide * wide;
         }
+        /// The kLanes sums in the order of lanes.
+        void store(double* to) const { __builtin_memcpy(to, &sum, sizeof sum); }
         double total() const { return (sum[0] + sum[1]) + (sum[2] + sum[3]); }
     };
 };

@@ -6,6 +6,8 @@ from typing_extensions import Buffer
 
 # (address, dtype: 0 float32 or 1 bfloat16, sample stride, row stride), strides in elements
 _Rows: TypeAlias = tuple[int, int, int, int]
+# (address, row stride in elements)
+_Matrix: TypeAlias = tuple[int, int]
 # (address or 0, dtype), contiguous
 _Moment: TypeAlias = tuple[int, int]
 # (index in specs.PROJECTION_KINDS, proj_dim, seed, nonzeros)
@@ -46,6 +48,29 @@ def project_rows(
     first_moment: _Moment,
     second_moment: _Moment,
     output: _Output,
+    threads: int,
+) -> None: ...
+def quantise_rows(
+    *,
+    rows: _Matrix,
+    n_rows: int,
+    proj_dim: int,
+    bits: int,
+    seed: int,
+    codes: int,
+    scales: int,
+    norms: int,
+    threads: int,
+) -> None: ...
+def dequantise_rows(
+    *,
+    codes: _Matrix,
+    scales: int,
+    n_rows: int,
+    proj_dim: int,
+    bits: int,
+    seed: int,
+    out: _Matrix,
     threads: int,
 ) -> None: ...
 def crc32c(data: Buffer, value: int = 0) -> int: ...

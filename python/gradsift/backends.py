@@ -13,7 +13,7 @@ from types import ModuleType
 from gradsift.errors import BackendUnavailableError
 
 BACKENDS = ("cpu", "reference")  # best first
-OPS = ("project_linear", "project_rows")
+OPS = ("project_linear", "project_rows", "quantise")
 
 _BUILD_HINT = "build it with `pip install .` from the source tree, which needs a C++20 compiler"
 
@@ -62,7 +62,7 @@ def explain(op: str) -> str:
     except (BackendUnavailableError, ValueError) as error:
         head = f"{op}: auto cannot run: {error}"
     cpu = f"cpu: not available, {reason}; {_BUILD_HINT}" if reason else f"cpu: {_explain_isa()}"
-    return "\n  ".join((head, cpu, "reference: NumPy in float64, the definition; slow, taken only when asked for"))
+    return "\n  ".join((head, cpu, "reference: NumPy, the definition; slow, taken only when asked for"))
 
 
 def _forced() -> str | None:

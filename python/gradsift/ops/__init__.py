@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gradsift.ops.project_linear import project_linear
 from gradsift.ops.project_rows import project_rows
+from gradsift.ops.quantise import dequantise_rows, quantise_rows
 from gradsift.ops.score_rows import score_rows
 
-__all__ = ["project_linear", "project_rows", "score_rows"]
+__all__ = ["dequantise_rows", "project_linear", "project_rows", "quantise_rows", "score_rows"]
