@@ -12,6 +12,7 @@
 #include "project_linear/project_linear.h"
 #include "project_rows/project_rows.h"
 #include "quantise/quantise.h"
+#include "round_rows/round_rows.h"
 
 namespace py = pybind11;
 
@@ -120,6 +121,10 @@ void bind_dequantise_rows(const MatrixTuple& codes, uintptr_t scales, int64_t n_
     dequantise_rows(call);
 }
 
+void bind_round_rows(uintptr_t rows, int64_t n, int64_t cols, int64_t stride, uintptr_t out, uintptr_t largest) {
+    round_rows({pointer<const float>(rows), n, cols, stride, pointer<uint16_t>(out), pointer<uint32_t>(largest)});
+}
+
 uint32_t bind_crc32c(const py::object& data, uint32_t value) {
     Py_buffer view;
     if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
@@ -157,6 +162,9 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("dequantise_rows", &bind_dequantise_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
           py::arg("codes"), py::arg("scales"), py::arg("n_rows"), py::arg("proj_dim"), py::arg("bits"), py::arg("seed"),
           py::arg("out"), py::arg("threads"));
+    m.def("round_rows", &bind_round_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(), py::arg("rows"),
+          py::arg("n"), py::arg("cols"), py::arg("stride"), py::arg("out"), py::arg("largest"),
+          "float32 rows as bfloat16, and the largest bit pattern of each without its sign.");
     m.def("crc32c", &bind_crc32c, py::arg("data"), py::arg("value") = 0,
           "CRC-32C of a contiguous buffer, continuing from `value`.");
     m.def("isas", &isa_names, "Instruction-set levels built in that this CPU can run, best first.");

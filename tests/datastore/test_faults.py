@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -78,6 +79,14 @@ def test_an_orphan_that_cannot_be_removed_is_ignored_by_readers_and_removed_on_r
     assert len(Datastore.open(stores.path, verify="full")) == 7
     Datastore.create(stores.path, spec=stores.spec(), resume=True).close()
     assert not [n for n in stores.names() if n.startswith(".tmp-")]
+
+
+def test_a_publication_that_fails_leaves_no_thread_at_work(half, faulty_os, monkeypatch):
+    monkeypatch.setattr(_io, "os", faulty_os.FaultyOS(("write",), 1, faulty_os.raising(errno.EIO)))
+    with pytest.raises(DatastoreError) as caught:
+        half.commit()
+    assert caught.value.__traceback__ is not None  # which keeps the frames, and so the generator
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("gradsift")] == []
 
 
 def test_a_failed_fsync_is_not_tried_again_on_the_same_file(half, faulty_os, monkeypatch):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gradsift.datastore._checksum import crc32c
+from gradsift.datastore._digest import FileDigest
 from gradsift.errors import DatastoreCorruptError, DatastoreVersionError
 
 VERSION = 1
@@ -141,34 +141,37 @@ def shard_bytes(header: ShardHeader, table_bytes: int) -> int:
     return layout(header, table_bytes)[-1].stop + FOOTER_BYTES
 
 
-def shard_chunks(header: ShardHeader, rows: np.ndarray, table: bytes) -> Iterator[Any]:
+def shard_chunks(header: ShardHeader, rows: np.ndarray, table: bytes) -> Generator[Any, None, None]:
     """The shard's bytes from first to last, as buffers.
 
     `rows` is (header.rows, header.proj_dim) of the stored dtype, C-contiguous; `table` comes from
-    `table.pack_table`.
+    `table.pack_table`. Closing the generator early ends the thread that computes the digest.
     """
-    digest = hashlib.blake2b(digest_size=32)
     places = layout(header, len(table))
     packed = pack_header(header)
-    digest.update(packed)
-    yield packed
-    crcs = np.zeros(places[2].size // 4, "<u4")
-    for index in range(header.n_blocks):
-        block = rows[index * header.block_rows : (index + 1) * header.block_rows].data.cast("B")
-        padding = aligned(len(block), PAGE_BYTES) - len(block)
-        if padding:
-            block = memoryview(bytes(block) + bytes(padding))
-        crcs[index] = crc32c(block)
-        digest.update(block)
-        yield block
-    checksums = crcs.tobytes()
-    sections = []
-    for place, data in zip(places, (packed, None, checksums, table), strict=True):
-        sections.append(Section(place.kind, place.offset, place.size, 0 if data is None else crc32c(data)))
-    for data in (checksums, table):
-        digest.update(data)
-        yield data
-    yield pack_footer(Footer(tuple(sections), digest.digest(), places[-1].stop + FOOTER_BYTES))
+    stored = rows.data.cast("B")
+    padding = bytes(places[1].size - len(stored))
+    digest = FileDigest()
+    try:
+        for data in (packed, stored, padding):
+            digest.update(data)
+        yield packed
+        crcs = np.zeros(places[2].size // 4, "<u4")
+        for index in range(header.n_blocks):
+            block = stored[index * header.block_bytes : (index + 1) * header.block_bytes]
+            if padding and index == header.n_blocks - 1:
+                block = memoryview(bytes(block) + padding)
+            crcs[index] = crc32c(block)
+            yield block
+        checksums = crcs.tobytes()
+        for data in (checksums, table):
+            digest.update(data)
+            yield data
+        crc_of = (crc32c(packed), 0, crc32c(checksums), crc32c(table))
+        sections = tuple(Section(s.kind, s.offset, s.size, crc) for s, crc in zip(places, crc_of, strict=True))
+        yield pack_footer(Footer(sections, digest.digest(), places[-1].stop + FOOTER_BYTES))
+    finally:
+        digest.close()
 
 
 def pack_header(header: ShardHeader) -> bytes:
@@ -229,7 +232,7 @@ def parse_header(raw: bytes, file: str, file_bytes: int) -> ShardHeader:
             "with a newer gradsift"
         )
     unknown_optional = optional & ~KNOWN_OPTIONAL_FEATURES
-    if not unknown_optional and (zero or any(raw[_HEADER.size : -4])):
+    if not unknown_optional and (zero or raw[_HEADER.size : -4].strip(b"\0")):
         refuse("reserved bytes", "zeros", "others")
     if code not in _DTYPE_NAMES:
         raise DatastoreVersionError(
@@ -285,7 +288,7 @@ def parse_footer(raw: bytes, header: ShardHeader, file: str, file_bytes: int) ->
         sections.append(Section(kind, offset, size, section_crc))
     digest, claimed_bytes = _FOOTER_TAIL.unpack_from(raw, _TAIL_AT)
     unused = raw[_SECTIONS_AT + n_sections * _SECTION.size : _TAIL_AT] + raw[_TAIL_AT + _FOOTER_TAIL.size : _CRC_AT]
-    if zero or any(unused):
+    if zero or unused.strip(b"\0"):
         refuse("reserved bytes", "zeros", "others")
     if claimed_bytes != file_bytes:
         refuse("file size", claimed_bytes, file_bytes)

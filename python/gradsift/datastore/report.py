@@ -37,7 +37,7 @@ class VerifyReport:
         bad = [shard for shard in self.shards if not shard.ok]
         lines = [
             f"{self.path}: {'ok' if self.ok else 'DAMAGED'}, {len(self.shards)} shards, "
-            f"{sum(shard.rows for shard in self.shards)} rows{', every byte read' if self.full else ''}"
+            f"{sum(shard.rows for shard in self.shards)} rows{', digests too' if self.full else ''}"
         ]
         lines += [f"  {shard.shard!r}: {problem}" for shard in bad for problem in shard.problems]
         lines += [f"  {problem}" for problem in self.problems]

@@ -10,7 +10,7 @@ import numpy as np
 from gradsift.datastore import format as fmt
 from gradsift.datastore._checksum import crc32c
 from gradsift.datastore._io import Directory, map_file, pread_exactly
-from gradsift.datastore.rows import decode_rows
+from gradsift.datastore.rows import flags_of
 from gradsift.datastore.table import FLAG_NONFINITE, FLAG_ZERO, RowTable
 from gradsift.errors import DatastoreCorruptError
 
@@ -108,7 +108,7 @@ class Shard:
         return found
 
     def problems(self, *, full: bool) -> list[str]:
-        """What is wrong with the shard's contents, one message each; `full` adds ids, flags and the file's digest."""
+        """What is wrong with the shard's contents, one message each; `full` adds the file's digest."""
         found = []
         for block in range(self.header.n_blocks):
             try:
@@ -117,20 +117,18 @@ class Shard:
                 found.append(str(error))
         try:
             table = self.table()
-            if full:
-                table.ids(0, self.header.rows)
+            table.ids(0, self.header.rows)
         except DatastoreCorruptError as error:
             found.append(str(error))
             return found
-        if full and not found:
-            found += self._flag_problems(table) + self._digest_problems()
+        if not found:
+            found += self._flag_problems(table) + (self._digest_problems() if full else [])
         return found
 
     def _flag_problems(self, table: RowTable) -> list[str]:
         step = max(1, _HASH_BYTES // self.header.row_bytes)
         for start in range(0, self.header.rows, step):
-            largest = np.abs(decode_rows(self._stored[start : start + step], self.header.dtype)).max(axis=1)
-            want = FLAG_NONFINITE * ~np.isfinite(largest) + FLAG_ZERO * (largest == 0)
+            want = flags_of(self._stored[start : start + step], self.header.dtype)
             wrong = table.columns.flags[start : start + step] & (FLAG_NONFINITE | FLAG_ZERO) != want
             if wrong.any():
                 row = start + int(np.argmax(wrong))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -261,9 +262,8 @@ class DatastoreWriter:
         )
         self._check_no_overlap(header)
         table = pack_table(ids, Columns.concatenate([piece.columns for piece in pieces]))
-        self._directory.publish(
-            header.file_name, fmt.shard_chunks(header, rows, table), fmt.shard_bytes(header, len(table))
-        )
+        with closing(fmt.shard_chunks(header, rows, table)) as chunks:
+            self._directory.publish(header.file_name, chunks, fmt.shard_bytes(header, len(table)))
 
     def _check_no_overlap(self, header: fmt.ShardHeader) -> None:
         """Other writers may have published since the store was opened."""
