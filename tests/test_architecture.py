@@ -27,12 +27,14 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 EXTRAS = {
-    "torch", "transformers", "peft", "datasets", "accelerate", "safetensors", "tokenizers", "pyarrow", "gguf"
+    "torch", "transformers", "peft", "datasets", "accelerate", "safetensors", "tokenizers", "pyarrow", "gguf",
+    "fsspec", "s3fs"
 }  # fmt: skip
 # Extras a part may use at all; what is not listed uses none.
 MAY_USE = {
     "collector": {"torch", "transformers", "peft", "safetensors"},
     "data": {"torch", "datasets", "pyarrow"},
+    "datastore/_remote.py": {"fsspec"},
     "demo": {"torch", "transformers", "tokenizers", "gguf", "safetensors"},
     "pipeline": {"torch", "transformers", "peft", "datasets", "accelerate", "safetensors"},
     "cli": {"torch"},

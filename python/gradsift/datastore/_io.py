@@ -35,6 +35,7 @@ class Directory:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        self.readers = len(os.sched_getaffinity(0))
         try:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -101,6 +102,15 @@ class Directory:
         finally:
             os.close(fd)
 
+    @contextmanager
+    def source(self, name: str) -> Iterator[LocalSource]:
+        """The regular file `name`, open for as long as the block lasts."""
+        with self.reading(name) as (fd, size):
+            yield LocalSource(fd, size, self.file(name))
+
+    def expect(self, names: list[str]) -> None:
+        """These files are read next; nothing to do for local ones."""
+
     def read(self, name: str, *, limit_bytes: int) -> bytes:
         """All of the small file `name`."""
         with self.reading(name) as (fd, size):
@@ -144,6 +154,9 @@ class Directory:
                         os.unlink(name, dir_fd=self._fd)
                 raise
         return linked
+
+    def prove(self, name: str) -> None:
+        """Raises unless a published file cannot be replaced; `link` guarantees that."""
 
     def remove_stale_temps(self) -> list[str]:
         """Removes temporaries whose writer is dead (their lock is free); returns their names."""
@@ -239,6 +252,34 @@ class Directory:
         except OSError as error:
             return f"an unknown number of bytes ({error.strerror})"
         return f"{status.f_bavail * status.f_frsize} bytes"
+
+
+class LocalSource:
+    """An open regular file."""
+
+    def __init__(self, fd: int, size: int, file: str) -> None:
+        self.size = size
+        self._fd = fd
+        self._file = file
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`."""
+        return pread_exactly(self._fd, size, offset, self._file)
+
+    def mapped(self) -> MappedFile:
+        """The whole file, mapped read-only; it outlives this."""
+        return MappedFile(map_file(self._fd, self.size, self._file))
+
+
+class MappedFile:
+    """The bytes of a mapped file."""
+
+    def __init__(self, mapped: mmap.mmap) -> None:
+        self._bytes = memoryview(mapped)
+
+    def view(self, start: int, stop: int, *, ahead: bool = False) -> tuple[memoryview, int]:
+        """Bytes ``[start, stop)``, no copy; and 0, as they are always the same."""
+        return self._bytes[start:stop], 0
 
 
 def make_directory(path: str) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradsift.datastore._io import Directory
+from gradsift.datastore._place import Place, open_place
 from gradsift.datastore._ranges import RowRanges
 from gradsift.datastore.format import ID_UTF8, VERSION, looks_like_shard, parse_name
 from gradsift.datastore.report import ShardReport, VerifyReport, ranges_text
@@ -67,8 +67,9 @@ class Datastore:
     against (the process gets SIGBUS); nothing of ours does that.
     """
 
-    def __init__(self, directory: Directory, verify: str, on_error: str) -> None:
+    def __init__(self, directory: Place, verify: str, on_error: str) -> None:
         self.path = directory.path
+        self._readers = directory.readers
         raw = directory.read(FILE_NAME, limit_bytes=MAX_BYTES)
         self.spec, self.dtype = parse_spec(raw, directory.file(FILE_NAME))
         self.id = self.spec.digest  # computed once: it takes the whole spec, and every shard is compared with it
@@ -89,13 +90,16 @@ class Datastore:
         dtype: str = "bfloat16",
         resume: bool = False,
         shard_rows: int = 4096,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> DatastoreWriter:
         """A writer for a new store at `path`, or with ``resume=True`` for the one that is there.
 
         Parameters
         ----------
-        path : path
-            The directory to make; its parent must exist. An empty directory is accepted.
+        path : path or URL
+            The directory to make; its parent must exist. An empty directory is accepted. A URL (``s3://bucket/store``)
+            names a place on any file system of fsspec that publishes objects whole and under a condition; each shard
+            is held in memory while it is uploaded.
         spec : StoreSpec or ProjectionSpec
             What the rows mean. ``spec.data["rows"]``, where given, is the number of rows of the finished store.
         dtype : {"bfloat16", "float16", "float32"}
@@ -104,6 +108,8 @@ class Datastore:
             Continue a store of the same `spec` and `dtype`; one that is not there yet is made.
         shard_rows : int
             Rows in a shard, the unit of publication and of resume.
+        storage_options : mapping, optional
+            Options of the URL's file system, as fsspec takes them.
 
         Raises
         ------
@@ -114,20 +120,32 @@ class Datastore:
         """
         from gradsift.datastore.writer import create
 
-        return create(path, spec=spec, dtype=dtype, resume=resume, shard_rows=shard_rows)
+        return create(
+            path, spec=spec, dtype=dtype, resume=resume, shard_rows=shard_rows, storage_options=storage_options
+        )
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: str = "block", on_error: str = "raise") -> Datastore:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        verify: str = "block",
+        on_error: str = "raise",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Datastore:
         """The store at `path`.
 
         Parameters
         ----------
-        path : path
+        path : path or URL
+            ``s3://bucket/store`` and other URLs are read through fsspec, in ranges of whole blocks.
         verify : {"block", "none", "full"}
             ``"block"``: each block of rows is checked when it is first read. ``"none"``: rows are not checked.
             ``"full"``: every byte is checked now. Headers, footers and row tables are always checked.
         on_error : {"raise", "skip"}
             ``"skip"`` opens a damaged store: shards that cannot be used are left out and listed in `damaged`.
+        storage_options : mapping, optional
+            Options of the URL's file system, as fsspec takes them.
 
         Raises
         ------
@@ -136,8 +154,11 @@ class Datastore:
         """
         _check_choice("verify", verify, VERIFY_MODES)
         _check_choice("on_error", on_error, _ON_ERROR)
-        with Directory(path) as directory:
+        directory = open_place(path, storage_options)
+        try:
             return cls(directory, verify, on_error)
+        finally:
+            directory.close()
 
     def __len__(self) -> int:
         """Rows that are there."""
@@ -256,7 +277,7 @@ class Datastore:
         problems: list[str] = []
         ids: list[Any] = []
         positions: list[int] = []
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        with ThreadPoolExecutor(self._readers) as threads:
             findings = list(threads.map(lambda shard: shard.problems(full=full), self._shards))
         for shard, found in zip(self._shards, findings, strict=True):
             reports.append(ShardReport(shard.name, shard.first, shard.header.rows, tuple(found)))
@@ -269,8 +290,9 @@ class Datastore:
         reports.sort(key=lambda report: report.shard)
         return VerifyReport(self.path, full, tuple(reports), tuple(problems), tuple(self.gaps()))
 
-    def _open_shards(self, directory: Directory, verify: str, on_error: str) -> None:
+    def _open_shards(self, directory: Place, verify: str, on_error: str) -> None:
         names = [name for name in directory.names() if looks_like_shard(name)]
+        directory.expect(names)
         for name in sorted(names, key=lambda name: (parse_name(name) or (-1,), name)):
             try:
                 shard = Shard(directory, name, check_blocks=verify != "none")
@@ -334,7 +356,7 @@ class Datastore:
         return Block(
             shard.first + part.start,
             ids,
-            decode_rows(shard.stored(part.start, part.stop), self.dtype),
+            decode_rows(shard.stored(part.start, part.stop, ahead=True), self.dtype),
             *(getattr(known, name) for name, _ in COLUMNS),
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradsift.datastore import format as fmt
 from gradsift.datastore._checksum import crc32c
-from gradsift.datastore._io import Directory, map_file, pread_exactly
+from gradsift.datastore._place import Place
 from gradsift.datastore.rows import flags_of
 from gradsift.datastore.table import FLAG_NONFINITE, FLAG_ZERO, RowTable
 from gradsift.errors import DatastoreCorruptError
@@ -36,7 +36,7 @@ class Shard:
     Row blocks are checked when first read (unless `check_blocks` is False), the row table when first used.
     """
 
-    def __init__(self, directory: Directory, name: str, *, check_blocks: bool = True) -> None:
+    def __init__(self, directory: Place, name: str, *, check_blocks: bool = True) -> None:
         self.name = name
         self.file = directory.file(name)
         claimed = fmt.parse_name(name)
@@ -45,31 +45,29 @@ class Shard:
                 f"{self.file}: expected a name shard-<15 digits>-<8 digits>-<8 hex digits>.gs, got another; move the "
                 "file elsewhere if it is none of the store's"
             )
-        with directory.reading(name) as (fd, self.file_bytes):
+        with directory.source(name) as source:
+            self.file_bytes = source.size
             smallest = fmt.HEADER_BYTES + fmt.FOOTER_BYTES
             if self.file_bytes < smallest:
                 raise DatastoreCorruptError(
                     f"{self.file}: expected at least {smallest} bytes, got {self.file_bytes}; the file was cut"
                 )
-            head = pread_exactly(fd, fmt.HEADER_BYTES, 0, self.file)
+            head = source.read(0, fmt.HEADER_BYTES)
             self.header = fmt.parse_header(head, self.file, self.file_bytes)
-            foot = pread_exactly(fd, fmt.FOOTER_BYTES, self.file_bytes - fmt.FOOTER_BYTES, self.file)
+            foot = source.read(self.file_bytes - fmt.FOOTER_BYTES, fmt.FOOTER_BYTES)
             self._footer = fmt.parse_footer(foot, self.header, self.file, self.file_bytes)
             if self.header.file_name != name:
                 raise DatastoreCorruptError(
                     f"{self.file}: expected the name its header gives, {self.header.file_name}; the file was renamed"
                 )
-            self._map = map_file(fd, self.file_bytes, self.file)
-        self._bytes = memoryview(self._map)
-        self._check_section(fmt.SECTION_HEADER, "header")
-        at = self._check_section(fmt.SECTION_CHECKSUMS, "block checksums")
-        self._crcs = np.frombuffer(self._map, "<u4", self.header.n_blocks, at.offset)
-        self._unchecked = np.full(self.header.n_blocks, check_blocks)
+            self._bytes = source.mapped()
+        self._checked_section(fmt.SECTION_HEADER, "header")
+        checksums = self._checked_section(fmt.SECTION_CHECKSUMS, "block checksums")
+        self._crcs = np.frombuffer(checksums, "<u4", self.header.n_blocks)
+        self._check_blocks = check_blocks
         self._table: RowTable | None = None
-        rows_at = self._footer.section(fmt.SECTION_ROWS).offset
-        shape = (self.header.rows, self.header.proj_dim)
-        stored = np.frombuffer(self._map, fmt.ROW_DTYPES[self.header.dtype][1], shape[0] * shape[1], rows_at)
-        self._stored = stored.reshape(shape)
+        # Which blocks are still to be checked, of the bytes that were read under this number.
+        self._unchecked = (0, np.full(self.header.n_blocks, check_blocks))
 
     @property
     def first(self) -> int:
@@ -82,25 +80,32 @@ class Shard:
     def table(self) -> RowTable:
         """The row table, its checksum checked once."""
         if self._table is None:
-            at = self._check_section(fmt.SECTION_TABLE, "row table")
-            self._table = RowTable(self._bytes[at.offset : at.stop], self.header.rows, self.header.id_kind, self.file)
+            raw = self._checked_section(fmt.SECTION_TABLE, "row table")
+            self._table = RowTable(raw, self.header.rows, self.header.id_kind, self.file)
         return self._table
 
-    def stored(self, start: int, stop: int) -> np.ndarray:
-        """Rows ``[start, stop)`` of the shard as stored, a read-only view of blocks that passed their checksums."""
-        for block in range(start // self.header.block_rows, -(-stop // self.header.block_rows)):
-            if self._unchecked[block]:
-                self._check_block(block)
-        return self._stored[start:stop]
+    def stored(self, start: int, stop: int, *, ahead: bool = False) -> np.ndarray:
+        """Rows ``[start, stop)`` of the shard as stored, a read-only view of blocks that passed their checksums.
+
+        `ahead` says that the rows after them are read next.
+        """
+        blocks, first, raw, unchecked = self._blocks_of(start, stop, ahead)
+        for block in blocks:
+            if unchecked[block]:
+                self._check_block(block, blocks, raw, unchecked)
+        rows = min(blocks.stop * self.header.block_rows, self.header.rows) - first
+        kind = np.dtype(fmt.ROW_DTYPES[self.header.dtype][1])
+        stored = np.frombuffer(raw, kind, max(rows, 0) * self.header.row_bytes // kind.itemsize)
+        return stored.reshape(-1, self.header.row_bytes // kind.itemsize)[start - first : stop - first]
 
     def damaged_rows(self, start: int, stop: int) -> list[Damage]:
         """What of rows ``[start, stop)`` lies in blocks that fail their checksums."""
         found = []
-        size = self.header.block_rows
-        for block in range(start // size, -(-stop // size)):
+        blocks, _, raw, unchecked = self._blocks_of(start, stop, True)
+        for block in blocks:
             try:
-                if self._unchecked[block]:
-                    self._check_block(block)
+                if unchecked[block]:
+                    self._check_block(block, blocks, raw, unchecked)
             except DatastoreCorruptError as error:
                 rows = self._block_rows(block)
                 lost = range(max(start, rows.start), min(stop, rows.stop))
@@ -111,8 +116,10 @@ class Shard:
         """What is wrong with the shard's contents, one message each; `full` adds the file's digest."""
         found = []
         for block in range(self.header.n_blocks):
+            rows = self._block_rows(block)
+            blocks, _, raw, unchecked = self._blocks_of(rows.start, rows.stop, True)
             try:
-                self._check_block(block)
+                self._check_block(block, blocks, raw, unchecked)
             except DatastoreCorruptError as error:
                 found.append(str(error))
         try:
@@ -128,7 +135,8 @@ class Shard:
     def _flag_problems(self, table: RowTable) -> list[str]:
         step = max(1, _HASH_BYTES // self.header.row_bytes)
         for start in range(0, self.header.rows, step):
-            want = flags_of(self._stored[start : start + step], self.header.dtype)
+            stored = self.stored(start, min(start + step, self.header.rows), ahead=True)
+            want = flags_of(stored, self.header.dtype)
             wrong = table.columns.flags[start : start + step] & (FLAG_NONFINITE | FLAG_ZERO) != want
             if wrong.any():
                 row = start + int(np.argmax(wrong))
@@ -142,34 +150,49 @@ class Shard:
         digest = hashlib.blake2b(digest_size=32)
         end = self.file_bytes - fmt.FOOTER_BYTES
         for at in range(0, end, _HASH_BYTES):
-            digest.update(self._bytes[at : min(at + _HASH_BYTES, end)])
+            digest.update(self._bytes.view(at, min(at + _HASH_BYTES, end), ahead=True)[0])
         if digest.digest() == self._footer.digest:
             return []
         return [f"{self.file}: file digest: expected {self._footer.digest.hex()}, got {digest.hexdigest()}"]
 
-    def _check_section(self, kind: int, what: str) -> fmt.Section:
+    def _checked_section(self, kind: int, what: str) -> memoryview:
         at = self._footer.section(kind)
-        crc = crc32c(self._bytes[at.offset : at.stop])
+        raw, _ = self._bytes.view(at.offset, at.stop)
+        crc = crc32c(raw)
         if crc != at.crc:
             raise DatastoreCorruptError(
                 f"{self.file}: {what} at offset {at.offset}: expected crc32c {at.crc:08x}, got {crc:08x}; "
                 "delete the file and resume to collect its rows again"
             )
-        return at
+        return raw
 
     def _block_rows(self, block: int) -> range:
         size = self.header.block_rows
         return range(block * size, min((block + 1) * size, self.header.rows))
 
-    def _check_block(self, block: int) -> None:
-        at = self._footer.section(fmt.SECTION_ROWS)
-        start = at.offset + block * self.header.block_bytes
-        crc = crc32c(self._bytes[start : min(start + self.header.block_bytes, at.stop)])
+    def _blocks_of(self, start: int, stop: int, ahead: bool) -> tuple[range, int, memoryview, np.ndarray]:
+        """The blocks that hold rows ``[start, stop)``: their numbers, first row, bytes, and which are unchecked."""
+        at, size = self._footer.section(fmt.SECTION_ROWS), self.header.block_rows
+        blocks = range(start // size, -(-stop // size))
+        from_byte = min(at.offset + blocks.start * self.header.block_bytes, at.stop)
+        to_byte = min(at.offset + blocks.stop * self.header.block_bytes, at.stop)
+        raw, serial = self._bytes.view(from_byte, max(from_byte, to_byte), ahead=ahead)
+        known, unchecked = self._unchecked
+        if known != serial:  # the bytes were fetched anew
+            unchecked = np.full(self.header.n_blocks, self._check_blocks)
+            self._unchecked = (serial, unchecked)
+        return blocks, blocks.start * size, raw, unchecked
+
+    def _check_block(self, block: int, blocks: range, raw: memoryview, unchecked: np.ndarray) -> None:
+        """Raises unless `block` of `blocks`, whose bytes are `raw`, has its checksum."""
+        at = (block - blocks.start) * self.header.block_bytes
+        crc = crc32c(raw[at : at + self.header.block_bytes])
         if crc != self._crcs[block]:
+            start = self._footer.section(fmt.SECTION_ROWS).offset + block * self.header.block_bytes
             rows = self._block_rows(block)
             raise DatastoreCorruptError(
                 f"{self.file}: block {block} at offset {start} (rows {self.first + rows.start} … "
                 f"{self.first + rows.stop - 1}): expected crc32c {int(self._crcs[block]):08x}, got {crc:08x}; "
                 "delete the file and resume to collect its rows again"
             )
-        self._unchecked[block] = False
+        unchecked[block] = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradsift.datastore import format as fmt
-from gradsift.datastore._io import Directory, make_directory
+from gradsift.datastore._place import Place, open_place
 from gradsift.datastore._ranges import RowRanges
 from gradsift.datastore.compare import listed, spec_differences
 from gradsift.datastore.reader import Datastore
@@ -48,7 +48,7 @@ class DatastoreWriter:
     publishes the rest; leaving it by an exception (Ctrl-C too) drops what was not published yet.
     """
 
-    def __init__(self, directory: Directory, store: Datastore, shard_rows: int) -> None:
+    def __init__(self, directory: Place, store: Datastore, shard_rows: int) -> None:
         self.path = store.path
         self.spec = store.spec
         self.dtype = store.dtype
@@ -287,6 +287,7 @@ def create(
     dtype: str,
     resume: bool,
     shard_rows: int,
+    storage_options: Mapping[str, Any] | None,
 ) -> DatastoreWriter:
     """`Datastore.create`."""
     if isinstance(spec, ProjectionSpec):
@@ -300,18 +301,17 @@ def create(
     if not 1 <= shard_rows <= fmt.MAX_SHARD_ROWS:
         raise ValueError(f"shard_rows: expected 1 … {fmt.MAX_SHARD_ROWS}, got {shard_rows}")
     packed = pack_spec(spec, dtype)
-    where = os.fspath(path)
-    make_directory(where)
-    directory = Directory(where)
+    directory = open_place(path, storage_options, make=True)
     try:
         _claim(directory, packed, spec, dtype, resume)
+        directory.prove(FILE_NAME)
         return DatastoreWriter(directory, Datastore(directory, "block", "raise"), shard_rows)
     except BaseException:
         directory.close()
         raise
 
 
-def _claim(directory: Directory, packed: bytes, spec: StoreSpec, dtype: str, resume: bool) -> None:
+def _claim(directory: Place, packed: bytes, spec: StoreSpec, dtype: str, resume: bool) -> None:
     """Makes sure that ``spec.json`` is there and says `packed`."""
     names = directory.names()
     if FILE_NAME not in names:
