@@ -37,6 +37,16 @@ def fault_layer() -> ModuleType:
     return _load("fault_layer")
 
 
+@pytest.fixture(scope="session")
+def small_job() -> ModuleType:
+    return _load("small_job")
+
+
+@pytest.fixture(scope="session")
+def power_loss() -> ModuleType:
+    return _load("power_loss")
+
+
 class Stores:
     """Makes sketches and stores; `stores.path` is where the next one goes."""
 

@@ -31,6 +31,8 @@ class Killed(BaseException):
 class FaultLayer:
     """`fault` is called in place of call number `at` (from 0), with `onwards` of every later one too.
 
+    With `after`, this is the next process on the same machine: the log goes on from that one's.
+
     Attributes
     ----------
     trace : list of str
@@ -45,7 +47,14 @@ class FaultLayer:
         Where in the log a sync failed, and of which file (a number) or directory (a path).
     """
 
-    def __init__(self, at: int = -1, fault: Callable[..., Any] | None = None, *, onwards: bool = False) -> None:
+    def __init__(
+        self,
+        at: int = -1,
+        fault: Callable[..., Any] | None = None,
+        *,
+        onwards: bool = False,
+        after: FaultLayer | None = None,
+    ) -> None:
         self.trace: list[str] = []
         self.log: list[tuple[Any, ...]] = []
         self.failed_sync: tuple[int, int | str] | None = None
@@ -54,6 +63,9 @@ class FaultLayer:
         self._file_of_fd: dict[int, int | str] = {}
         self._file_of_name: dict[str, int] = {}
         self._files = 0
+        if after is not None:
+            self.log = list(after.log)
+            self._file_of_name, self._files = dict(after._file_of_name), after._files
 
     @property
     def dead(self) -> bool:

@@ -10,39 +10,18 @@ import errno
 import os
 import re
 from contextlib import suppress
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gradsift import Datastore, ProjectionSpec, StoreSpec
+from gradsift import Datastore
 from gradsift.errors import DatastoreError, DatastoreSpaceError
-
-SPEC = StoreSpec(ProjectionSpec(proj_dim=256), data={"rows": 6})
-ROWS = np.arange(6 * 256, dtype=np.float32).reshape(6, 256)
-IDS = [f"row {i}" for i in range(6)]
-
-
-def job(path, told):
-    """Writes what is missing of six rows, in shards of four, and reads them back. `told`: rows said to be committed."""
-    with Datastore.create(path, spec=SPEC, dtype="float32", resume=True, shard_rows=4) as writer:
-        for gap in writer.missing():
-            for start, stop in ((gap.start, min(gap.stop, 4)), (max(gap.start, 4), gap.stop)):
-                if start < stop:
-                    writer.append(IDS[start:stop], ROWS[start:stop], first=start)
-                    writer.commit()
-                    told[:] = range(stop)
-    store = Datastore.open(path, verify="full")
-    assert store.ids() == IDS
-    np.testing.assert_array_equal(store.rows(), ROWS)
-    return store
 
 
 @pytest.fixture(scope="module")
-def golden(tmp_path_factory):
+def golden(tmp_path_factory, small_job):
     path = tmp_path_factory.mktemp("golden") / "store"
-    job(path, [])
-    return {p.name: p.read_bytes() for p in path.iterdir()}
+    small_job.job(path, [])
+    return small_job.files(path)
 
 
 def open_files():
@@ -54,92 +33,82 @@ def open_files():
     return sorted(found)
 
 
-def files(path):
-    return {p.name: p.read_bytes() for p in path.iterdir()} if path.exists() else {}
-
-
-def check_holds(path, told, golden):
-    """What a reader sees: whole files with the bytes they must have, and all that was said to be committed."""
-    seen = {name: raw for name, raw in files(path).items() if not name.startswith(".tmp-")}
-    assert seen.items() <= golden.items()
-    if "spec.json" not in seen:
-        assert not told
-        return
-    store = Datastore.open(path, verify="full")
-    assert set(told) <= set(store.positions().tolist())
-    for block in store.blocks():
-        np.testing.assert_array_equal(block.rows, ROWS[block.first : block.first + len(block)])
-
-
-def every_call(fault_layer, folder, fault, *, onwards, job=job, calls=50):
+@pytest.fixture
+def every_call(fault_layer, small_job, tmp_path):
     """Yields (layer, path, rows told to be committed, what the job raised) with call 0, 1, … at fault."""
-    for at in range(1000):
-        path, told, raised = Path(folder) / f"store {at}", [], None
-        with fault_layer.installed(fault_layer.FaultLayer(at, fault, onwards=onwards)) as layer:
-            try:
-                job(path, told)
-            except (Exception, fault_layer.Killed) as error:
-                raised = error
-                # Not for us to keep the files that a reader had open when it stopped.
-                raised.__traceback__ = raised.__cause__ = raised.__context__ = None
-        if layer.failed_call is None:
-            assert at >= calls, "the job makes more calls than that"
-            assert raised is None
-            return
-        yield layer, path, told, raised
-    raise AssertionError("the job never got by")
+
+    def run(fault, *, onwards, job=small_job.job, calls=50):
+        for at in range(1000):
+            path, told, raised = tmp_path / f"store {at}", [], None
+            with fault_layer.installed(fault_layer.FaultLayer(at, fault, onwards=onwards)) as layer:
+                try:
+                    job(path, told)
+                except (Exception, fault_layer.Killed) as error:
+                    raised = error
+                    # Not for us to keep the files that a reader had open when it stopped.
+                    raised.__traceback__ = raised.__cause__ = raised.__context__ = None
+            if layer.failed_call is None:
+                assert at >= calls, "the job makes more calls than that"
+                assert raised is None
+                return
+            yield layer, path, told, raised
+        raise AssertionError("the job never got by")
+
+    return run
 
 
 @pytest.mark.parametrize("onwards", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EINTR], ids=errno.errorcode.get)
 def test_a_call_that_fails_is_a_typed_error_that_leaves_nothing_and_the_job_can_be_repeated(
-    code, onwards, fault_layer, tmp_path, golden
+    code, onwards, fault_layer, golden, small_job, every_call
 ):
     handles = open_files()
-    for layer, path, told, raised in every_call(fault_layer, tmp_path, fault_layer.raising(code), onwards=onwards):
+    for layer, path, told, raised in every_call(fault_layer.raising(code), onwards=onwards):
         if raised is not None:
             assert isinstance(raised, DatastoreError), raised
             assert os.strerror(code) in str(raised)
             assert "store" in str(raised)
         assert open_files() == handles, layer.failed_call
         if not onwards and layer.failed_call != "unlink":
-            assert not [name for name in files(path) if name.startswith(".tmp-")]
-        check_holds(path, told, golden)
+            assert not [name for name in small_job.files(path) if name.startswith(".tmp-")]
+        small_job.check_holds(path, told, golden)
         with fault_layer.installed(fault_layer.FaultLayer()):
-            job(path, told)
-        assert files(path) == golden
+            small_job.job(path, told)
+        assert small_job.files(path) == golden
 
 
-def test_a_call_that_fails_while_another_writers_file_is_compared_is_a_typed_error_too(fault_layer, tmp_path, golden):
+def test_a_call_that_fails_while_another_writers_file_is_compared_is_a_typed_error_too(
+    fault_layer, golden, small_job, every_call
+):
     def late_job(path, told):
         """Both shards turn up, published by another writer, after this one has looked."""
-        with Datastore.create(path, spec=SPEC, dtype="float32", resume=True, shard_rows=4) as writer:
+        with Datastore.create(path, spec=small_job.SPEC, dtype="float32", resume=True, shard_rows=4) as writer:
             for name, raw in golden.items():
                 (path / name).write_bytes(raw)
-            writer.append(IDS, ROWS)
+            writer.append(small_job.IDS, small_job.ROWS)
             told[:] = range(4)
         told[:] = range(6)
 
     handles = open_files()
     fault = fault_layer.raising(errno.EIO)
-    for layer, path, told, raised in every_call(fault_layer, tmp_path, fault, onwards=False, job=late_job, calls=40):
+    for layer, path, told, raised in every_call(fault, onwards=False, job=late_job, calls=40):
         assert raised is None or isinstance(raised, DatastoreError), raised
         assert open_files() == handles, layer.failed_call
-        check_holds(path, told, golden)
+        small_job.check_holds(path, told, golden)
 
 
-def test_a_call_that_may_fail_unheard_does_not_stop_the_job(fault_layer, tmp_path):
+def test_a_call_that_may_fail_unheard_does_not_stop_the_job(fault_layer, every_call):
     got_by = {
         layer.failed_call
-        for layer, _, _, raised in every_call(fault_layer, tmp_path, fault_layer.raising(errno.EIO), onwards=False)
+        for layer, _, _, raised in every_call(fault_layer.raising(errno.EIO), onwards=False)
         if raised is None
     }
     assert got_by == {"flock", "unlink"}  # no lock: nobody removes it as stale; no unlink: the next resume removes it
 
 
-def test_a_full_disk_is_told_with_the_bytes_that_the_file_needs(fault_layer, tmp_path, golden):
+def test_a_full_disk_is_told_with_the_bytes_that_the_file_needs(fault_layer, golden, every_call):
     told_bytes = set()
-    for layer, _, _, raised in every_call(fault_layer, tmp_path, fault_layer.raising(errno.ENOSPC), onwards=True):
+    for layer, _, _, raised in every_call(fault_layer.raising(errno.ENOSPC), onwards=True):
         if layer.failed_call in ("write", "link"):
             assert isinstance(raised, DatastoreSpaceError)
             found = re.search(r"([\w.-]+)': expected room for (\d+) bytes, got No space left .* free", str(raised))
@@ -148,9 +117,9 @@ def test_a_full_disk_is_told_with_the_bytes_that_the_file_needs(fault_layer, tmp
     assert told_bytes == set(golden)
 
 
-def test_a_sync_that_failed_is_not_tried_again_on_that_file(fault_layer, tmp_path):
+def test_a_sync_that_failed_is_not_tried_again_on_that_file(fault_layer, every_call):
     tried = 0
-    for layer, _, _, raised in every_call(fault_layer, tmp_path, fault_layer.raising(errno.EIO), onwards=False):
+    for layer, _, _, raised in every_call(fault_layer.raising(errno.EIO), onwards=False):
         if layer.failed_call == "fsync":
             tried += 1
             assert isinstance(raised, DatastoreError)
@@ -162,45 +131,45 @@ def test_a_sync_that_failed_is_not_tried_again_on_that_file(fault_layer, tmp_pat
     assert tried == 7  # the directory's name; three files, and the directory after each
 
 
-def test_short_writes_and_reads_are_continued(fault_layer, tmp_path, golden):
+def test_short_writes_and_reads_are_continued(fault_layer, tmp_path, golden, small_job):
     path = tmp_path / "store"
     with fault_layer.installed(fault_layer.FaultLayer(0, fault_layer.short, onwards=True)) as layer:
-        job(path, [])
+        small_job.job(path, [])
     assert layer.trace.count("write") > 100
-    assert files(path) == golden
+    assert small_job.files(path) == golden
 
 
-def test_a_write_that_writes_nothing_is_an_error_and_no_endless_loop(fault_layer, tmp_path, golden):
+def test_a_write_that_writes_nothing_is_an_error_and_no_endless_loop(fault_layer, golden, small_job, every_call):
     def nothing(layer, name, real, *args, **kwargs):
         return 0 if name == "write" else layer.do(name, real, *args, **kwargs)
 
-    for layer, path, told, raised in every_call(fault_layer, tmp_path, nothing, onwards=False):
+    for layer, path, told, raised in every_call(nothing, onwards=False):
         if layer.failed_call == "write":
             assert "wrote no byte" in str(raised)
-        check_holds(path, told, golden)
+        small_job.check_holds(path, told, golden)
 
 
 @pytest.mark.parametrize("half_way", [False, True], ids=["before the call", "half way through it"])
 def test_a_process_that_is_killed_at_any_call_loses_nothing_it_had_told_and_resumes_to_the_same_bytes(
-    half_way, fault_layer, tmp_path, golden
+    half_way, fault_layer, golden, small_job, every_call
 ):
     fault = fault_layer.killed_half_way if half_way else fault_layer.killed
-    for _, path, told, raised in every_call(fault_layer, tmp_path, fault, onwards=True):
+    for _, path, told, raised in every_call(fault, onwards=True):
         assert isinstance(raised, fault_layer.Killed)
-        check_holds(path, told, golden)
+        small_job.check_holds(path, told, golden)
         with fault_layer.installed(fault_layer.FaultLayer()):
-            job(path, told)
-        assert files(path) == golden
+            small_job.job(path, told)
+        assert small_job.files(path) == golden
 
 
-def test_a_process_that_is_killed_again_and_again_gets_there(fault_layer, tmp_path, golden):
+def test_a_process_that_is_killed_again_and_again_gets_there(fault_layer, tmp_path, golden, small_job):
     """The same store, killed at call 0, then resumed and killed at call 1, and so on."""
     path, told = tmp_path / "store", []
     for at in range(1000):
         layer = fault_layer.FaultLayer(at, fault_layer.killed, onwards=True)
         with suppress(fault_layer.Killed), fault_layer.installed(layer):
-            job(path, told)
-        check_holds(path, told, golden)
+            small_job.job(path, told)
+        small_job.check_holds(path, told, golden)
         if layer.failed_call is None:
             break
-    assert files(path) == golden
+    assert small_job.files(path) == golden
