@@ -56,6 +56,17 @@ def test_a_full_disk_is_told_whatever_a_library_raises(tmp_path: Path, monkeypat
         failing(OtherError("cannot serialise"))
 
 
+def test_every_directory_that_is_made_is_synced_in_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    write_text(tmp_path / "a" / "b" / "file", "x")
+    assert synced[:2] == [str(tmp_path), str(tmp_path / "a")]
+    assert synced[-1] == str(tmp_path / "a" / "b")
+    synced.clear()
+    write_text(tmp_path / "a" / "b" / "file", "y")
+    assert synced[1:] == [str(tmp_path / "a" / "b")]
+
+
 def test_directories_are_made_and_text_is_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / "a" / "b.txt", "Γ\n")
     assert (tmp_path / "a" / "b.txt").read_bytes() == "Γ\n".encode()

@@ -33,11 +33,7 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_path(path.parent)
     except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -70,18 +66,30 @@ def full_disk_explained(directory: Path) -> Iterator[None]:
 def sync_folder(folder: Path) -> None:
     """Makes the files in `folder`, written by others, survive a power loss: for a file that then vouches for them."""
     for path in (*folder.iterdir(), folder):
-        if path.is_dir() and path != folder:
-            continue
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if path == folder or not path.is_dir():
+            sync_path(path)
+
+
+def sync_path(path: Path) -> None:
+    """Makes one file, or the names in one directory, survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and its parents, each durably: a file that is synced in a folder that is lost is lost."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        sync_path(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Puts `text` at `path` whole or not at all, making its directory if needed."""
     with full_disk_explained(Path(path.anchor)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     with atomic_text(path) as file:
         file.write(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,20 +63,29 @@ def chat(name: str, number: int, question: str, answer: str) -> dict[str, object
     }
 
 
+@pytest.fixture(scope="session")
+def make_record(tiny_model: Path) -> Callable[[Path], dict[str, object]]:
+    """A whole configuration in a folder: letters answered by capitals or by digits; the target wants digits."""
+    return lambda folder: _record(tiny_model, folder)
+
+
 @pytest.fixture
-def record(tiny_model: Path, tmp_path: Path) -> dict[str, object]:
-    """A whole configuration: letters answered by capitals or by digits; the target wants digits."""
+def record(make_record: Callable[[Path], dict[str, object]], tmp_path: Path) -> dict[str, object]:
+    return make_record(tmp_path)
+
+
+def _record(tiny_model: Path, folder: Path) -> dict[str, object]:
     letters = "abcdefghijklmnopqrst"
     digits = [chat("digits", i, c * 3, str(i % 10) * 4) for i, c in enumerate(letters)]
     capitals = [chat("capitals", i, c * 3, c.upper() * 4) for i, c in enumerate(letters)]
-    write_jsonl(tmp_path / "pool.jsonl", [*digits[:16], *capitals])
-    write_jsonl(tmp_path / "few.jsonl", [chat("few", i, c * 8, str(i) * 4) for i, c in enumerate("uvw")])
-    write_jsonl(tmp_path / "test.jsonl", [chat("test", i, c + "!", str(i) * 4) for i, c in enumerate("xyz")])
+    write_jsonl(folder / "pool.jsonl", [*digits[:16], *capitals])
+    write_jsonl(folder / "few.jsonl", [chat("few", i, c * 8, str(i) * 4) for i, c in enumerate("uvw")])
+    write_jsonl(folder / "test.jsonl", [chat("test", i, c + "!", str(i) * 4) for i, c in enumerate("xyz")])
     return {
-        "run_dir": str(tmp_path / "run"),
+        "run_dir": str(folder / "run"),
         "model": {"path": str(tiny_model), "dtype": "float32", "max_length": 64},
-        "pool": {"sources": [str(tmp_path / "pool.jsonl")]},
-        "targets": {"digits": {"sources": [str(tmp_path / "few.jsonl")], "test": [str(tmp_path / "test.jsonl")]}},
+        "pool": {"sources": [str(folder / "pool.jsonl")]},
+        "targets": {"digits": {"sources": [str(folder / "few.jsonl")], "test": [str(folder / "test.jsonl")]}},
         "lora": {"r": 4, "alpha": 8.0},
         "warmup": {"fraction": 0.3, "epochs": 2, "batch_size": 4, "learning_rate": 0.01},
         "collect": {"proj_dim": 1024, "shard_rows": 8, "dtype": "float32", "max_tokens": 128},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,28 @@ def test_litter_of_a_first_write_that_was_killed_is_no_obstacle(directory: RunDi
     (directory.root / ".tmp-0123").write_text("half", encoding="utf-8")
     with RunDirectory.prepare(directory.config).locked():
         assert not (directory.root / ".tmp-0123").exists()
+
+
+def test_litter_of_a_killed_process_is_removed_but_not_what_a_datastore_looks_after(directory: RunDirectory) -> None:
+    litter = [directory.warmup / ".tmp-1", directory.pool_store("c").with_name("pool.step") / ".tmp-2"]
+    kept = [directory.pool_store("c") / ".tmp-3", directory.target_store("c", "skill") / ".tmp-4"]
+    for path in (*litter, *kept):
+        path.parent.mkdir(parents=True)
+        path.write_text("half", encoding="utf-8")
+    with directory.locked():
+        assert [path.exists() for path in litter] == [False, False]
+        assert [path.exists() for path in kept] == [True, True]
+
+
+def test_what_a_killed_process_made_and_did_not_sync_is_synced(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.pool_store("c").mkdir(parents=True)
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    with directory.locked():
+        stores = directory.root / "stores"
+        assert synced == [str(path) for path in (directory.root.parent, directory.root, stores, stores / "c")]
 
 
 def test_a_place_where_no_directory_can_be_is_refused(directory: RunDirectory, tmp_path: Path) -> None:

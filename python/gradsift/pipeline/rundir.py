@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.errors import ConfigError, GradsiftError
-from gradsift.files import write_text
+from gradsift.files import sync_path, write_text
 from gradsift.pipeline.config import RunConfig
 
 LOCK = ".lock"
@@ -108,10 +108,22 @@ class RunDirectory:
                 raise GradsiftError(
                     f"{self.root}: expected no other process at work on this run, got one; wait for it or stop it"
                 ) from None
-            for orphan in self.root.rglob(".tmp-*"):  # of a process that was killed while it wrote
-                if "stores" not in orphan.relative_to(self.root).parts:  # a datastore looks after its own
-                    orphan.unlink(missing_ok=True)
+            self._clear_up()
             yield
+
+    def _clear_up(self) -> None:
+        """Does for a process that was killed what it could not: removes what it half wrote, syncs what it made."""
+        for orphan in self.root.rglob(".tmp-*"):
+            if not self._is_store(orphan.parent):  # a datastore looks after its own
+                orphan.unlink(missing_ok=True)
+        stores = self.root / "stores"
+        for folder in (self.root.parent, self.root, stores, *stores.glob("*")):
+            if folder.is_dir():
+                sync_path(folder)
+
+    def _is_store(self, folder: Path) -> bool:
+        parts = folder.relative_to(self.root).parts
+        return len(parts) == 3 and parts[0] == "stores" and not parts[2].endswith(".step")
 
     @property
     def warmup(self) -> Path:
