@@ -17,7 +17,19 @@ from gradsift.datastore import _io
 
 # Calls that can fail. Not `close`: what it could tell of a file has been told by `fsync` before.
 CALLS = {
-    "os": ("mkdir", "open", "listdir", "fstat", "fstatvfs", "write", "pread", "fsync", "link", "unlink"),
+    "os": (
+        "mkdir",
+        "open",
+        "listdir",
+        "fstat",
+        "fstatvfs",
+        "write",
+        "pread",
+        "fsync",
+        "link",
+        "unlink",
+        "posix_fadvise",
+    ),
     "fcntl": ("flock",),
     "mmap": ("mmap",),
 }
@@ -147,12 +159,14 @@ class _Module:
 @contextmanager
 def installed(layer: FaultLayer) -> Iterator[FaultLayer]:
     """`layer` in place of the operating system, for `_io` alone."""
-    before = {name: getattr(_io, name) for name in CALLS}
+    before, start_bytes = {name: getattr(_io, name) for name in CALLS}, _io._START_BYTES
     try:
         for name in CALLS:
             setattr(_io, name, layer.wrap(name))
+        _io._START_BYTES = 4096  # calls that only large files lead to are made for small ones too
         yield layer
     finally:
+        _io._START_BYTES = start_bytes
         for name, module in before.items():
             setattr(_io, name, module)
         if layer.dead:

@@ -103,7 +103,8 @@ def test_a_call_that_may_fail_unheard_does_not_stop_the_job(fault_layer, every_c
         for layer, _, _, raised in every_call(fault_layer.raising(errno.EIO), onwards=False)
         if raised is None
     }
-    assert got_by == {"flock", "unlink"}  # no lock: nobody removes it as stale; no unlink: the next resume removes it
+    # No lock: nobody removes it as stale. No unlink: the next resume removes it.
+    assert got_by == {"flock", "unlink", "posix_fadvise"}
 
 
 def test_a_full_disk_is_told_with_the_bytes_that_the_file_needs(fault_layer, golden, every_call):

@@ -133,7 +133,8 @@ class Directory:
                     written += _write_all(fd, chunk)
                     if written - started >= _START_BYTES:
                         # The disk begins now and nobody waits; else all of its time comes after the last byte.
-                        os.posix_fadvise(fd, started, written - started, os.POSIX_FADV_DONTNEED)
+                        with suppress(OSError):  # advice; where it cannot be taken, fsync does all of the work
+                            os.posix_fadvise(fd, started, written - started, os.POSIX_FADV_DONTNEED)
                         started = written
                 if written != size_bytes:
                     raise AssertionError(f"{name}: laid out for {size_bytes} bytes, wrote {written}")
