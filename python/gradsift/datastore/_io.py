@@ -12,10 +12,11 @@ import mmap
 import os
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
+from gradsift.datastore.claims import CLAIM_PREFIX, Claim, claim_rows
 from gradsift.errors import (
     DatastoreCorruptError,
     DatastoreError,
@@ -118,8 +119,13 @@ class Directory:
                 raise DatastoreCorruptError(f"{self.file(name)}: expected at most {limit_bytes} bytes, got {size}")
             return pread_exactly(fd, size, 0, self.file(name))
 
-    def publish(self, name: str, chunks: Iterable[Any], size_bytes: int) -> bool:
+    def publish(
+        self, name: str, chunks: Iterable[Any], size_bytes: int, check: Callable[[], None] | None = None
+    ) -> bool:
         """Makes `name` hold `chunks` (buffers, `size_bytes` together), durably and at once.
+
+        `check` is called last, and no other process publishes in this directory until `name` is there; what it
+        raises ends the attempt.
 
         Returns True if this call put it there, False if the same bytes were there already. Other bytes under that
         name raise DatastoreExistsError. After an error nothing is visible that was not before, and no temporary is
@@ -140,7 +146,10 @@ class Directory:
                     raise AssertionError(f"{name}: laid out for {size_bytes} bytes, wrote {written}")
                 # One attempt: after a failed fsync the kernel may have dropped the pages and call them clean.
                 os.fsync(fd)
-                linked = self._link(temp, name)
+                with self._publishing() if check else nullcontext():
+                    if check:
+                        check()
+                    linked = self._link(temp, name)
             finally:
                 try:
                     with suppress(OSError):  # an orphan is ignored by readers and removed by the next resume
@@ -159,11 +168,40 @@ class Directory:
     def prove(self, name: str) -> None:
         """Raises unless a published file cannot be replaced; `link` guarantees that."""
 
-    def remove_stale_temps(self) -> list[str]:
-        """Removes temporaries whose writer is dead (their lock is free); returns their names."""
+    def adopt(self, source: Directory, name: str, *, link: bool) -> bool:
+        """Puts the file `name` of `source` here under the same name, durably: as a hard link or as a copy.
+
+        Where the two lie on different file systems, it is a copy. Returns as `publish` does.
+        """
+        with source.reading(name) as (fd, size):
+            if link:
+                try:
+                    os.link(name, name, src_dir_fd=source._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+                    os.fsync(fd)
+                    self.sync()
+                    return True
+                except FileExistsError:
+                    pass
+                except OSError as error:
+                    if error.errno not in (errno.EXDEV, errno.EMLINK, *_NO_LINKS):
+                        raise DatastoreError(
+                            f"{self.file(name)}: cannot be linked to {source.file(name)}: {error.strerror}"
+                        ) from error
+            parts = (
+                pread_exactly(fd, min(_COMPARE_BYTES, size - at), at, source.file(name))
+                for at in range(0, size, _COMPARE_BYTES)
+            )
+            return self.publish(name, parts, size)
+
+    def claim(self, first: int, stop: int) -> Claim | None:
+        """The claim to rows ``[first, stop)``; None if another process has it."""
+        return claim_rows(self._fd, first, stop, self.path)
+
+    def remove_stale(self, *, dry_run: bool = False) -> list[str]:
+        """Removes temporaries and claims whose process is dead (their lock is free); returns their names."""
         removed = []
-        for name in self._listed():
-            if not name.startswith(TEMP_PREFIX):
+        for name in sorted(self._listed()):
+            if not name.startswith((TEMP_PREFIX, CLAIM_PREFIX)):
                 continue
             try:
                 fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
@@ -171,7 +209,8 @@ class Directory:
                 continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(name, dir_fd=self._fd)
+                if not dry_run:
+                    os.unlink(name, dir_fd=self._fd)
                 removed.append(name)
             except OSError:  # its writer lives, or the file system has no locks to tell by
                 continue
@@ -205,6 +244,21 @@ class Directory:
             self._check_same(temp, name)
             return False
         return True
+
+    @contextmanager
+    def _publishing(self) -> Iterator[None]:
+        """Holds the directory's lock: looking for overlapping shards and taking a name are one step for all writers.
+
+        Network file systems may refuse locks on directories. There two writers of overlapping rows that cut their
+        shards differently can both publish, and readers name the two shards.
+        """
+        with suppress(OSError):
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def sync(self) -> None:
         """Makes the names in the directory durable, those too whose writer died before it could."""

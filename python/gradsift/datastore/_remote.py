@@ -10,10 +10,11 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradsift.datastore.claims import Claim
 from gradsift.datastore.format import HEADER_BYTES
 from gradsift.errors import DatastoreCorruptError, DatastoreError, DatastoreExistsError, DependencyMissingError
 
@@ -172,8 +173,12 @@ class RemoteDirectory:
             found = memoryview(span.data)[: stop - start]
         return found, span.serial
 
-    def publish(self, name: str, chunks: Iterable[Any], size_bytes: int) -> bool:
+    def publish(
+        self, name: str, chunks: Iterable[Any], size_bytes: int, check: Callable[[], None] | None = None
+    ) -> bool:
         """Makes `name` hold `chunks`, whole and only if nothing has that name; holds all of them in memory.
+
+        `check` is called last before; what other processes publish between the two it cannot see.
 
         Returns True if this call put it there, False if the same bytes were there already. Other bytes under that
         name raise DatastoreExistsError. An upload that is broken off leaves no object.
@@ -182,6 +187,8 @@ class RemoteDirectory:
         if len(data) != size_bytes:
             raise AssertionError(f"{name}: laid out for {size_bytes} bytes, wrote {len(data)}")
         self._check_publishes(name)
+        if check:
+            check()
         try:
             self._create(name, data)
         except Exception as error:  # a refused condition has as many names as there are file systems
@@ -199,7 +206,14 @@ class RemoteDirectory:
             return False
         return True
 
-    def remove_stale_temps(self) -> list[str]:
+    def claim(self, first: int, stop: int) -> Claim | None:
+        """Raises DatastoreError: object stores have no locks that end with their process."""
+        raise DatastoreError(
+            f"{self.path!r}: expected a local directory, where rows can be claimed, got a remote store; give each "
+            "process rows of its own there"
+        )
+
+    def remove_stale(self, *, dry_run: bool = False) -> list[str]:
         """None: uploads need no temporaries. Parts of broken uploads are for the bucket's lifecycle rules."""
         return []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,18 @@ class Shard:
         kind = np.dtype(fmt.ROW_DTYPES[self.header.dtype][1])
         stored = np.frombuffer(raw, kind, max(rows, 0) * self.header.row_bytes // kind.itemsize)
         return stored.reshape(-1, self.header.row_bytes // kind.itemsize)[start - first : stop - first]
+
+    def difference(self, rows: range, ids: list[Any], stored: np.ndarray) -> str | None:
+        """Where `rows` of the store, all in this shard, differ from these; None if ids and bits are equal."""
+        start, stop = rows.start - self.first, rows.stop - self.first
+        bits = f"V{stored.dtype.itemsize * stored.shape[1]}"
+        same = (self.stored(start, stop).view(bits) == np.ascontiguousarray(stored).view(bits)).reshape(-1)
+        for at, (mine, other) in enumerate(zip(self.table().ids(start, stop), ids, strict=True)):
+            if mine != other:
+                return f"the id of row {rows[at]} ({mine!r} against {other!r})"
+            if not same[at]:
+                return f"the numbers of row {rows[at]}"
+        return None
 
     def damaged_rows(self, start: int, stop: int) -> list[Damage]:
         """What of rows ``[start, stop)`` lies in blocks that fail their checksums."""

@@ -14,9 +14,11 @@ import numpy as np
 from gradsift.datastore import format as fmt
 from gradsift.datastore._place import Place, open_place
 from gradsift.datastore._ranges import RowRanges
+from gradsift.datastore.claims import Claim
 from gradsift.datastore.compare import listed, spec_differences
 from gradsift.datastore.reader import Datastore
 from gradsift.datastore.rows import encode_rows
+from gradsift.datastore.shard import Shard
 from gradsift.datastore.spec_file import FILE_NAME, MAX_BYTES, expected_rows, pack_spec, parse_spec
 from gradsift.datastore.table import COLUMNS, FLAG_NO_LABELS, UNKNOWN_TOKENS, Columns, pack_table
 from gradsift.errors import DatastoreExistsError, SpecMismatchError
@@ -130,6 +132,37 @@ class DatastoreWriter:
         if n_rows is None:
             raise ValueError('n_rows: expected a count, as spec.data["rows"] gives none, got None')
         return self._committed.missing(0, n_rows)
+
+    def claim(self, rows: range) -> Claim | None:
+        """Claims `rows` for this process while it makes them; None if another process has them claimed.
+
+        A claim is a context manager and ends with it, with `release`, or with the process, whichever comes first. It
+        spares work and decides nothing: a writer without claims is as safe. Rows that another process published before
+        the claim was had are known after `refresh`.
+        """
+        self._check_open()
+        return self._directory.claim(rows.start, rows.stop)
+
+    def refresh(self) -> None:
+        """Looks for shards that other processes published since; `missing` and `append` know them from then on."""
+        self._check_open()
+        for name in self._directory.names():
+            place = fmt.parse_name(name)
+            if place is None or self._committed.overlap(place[0], place[0] + place[1]) is not None:
+                continue
+            shard = Shard(self._directory, name)
+            taken = self._taken.overlap(shard.first, shard.stop)
+            if taken is not None:
+                raise DatastoreExistsError(
+                    f"{shard.file}: expected rows that this writer does not hold unpublished, got rows {taken.start} … "
+                    f"{taken.stop - 1} of another writer; drop them, or let writers claim what they make"
+                )
+            ids = shard.table().ids(0, shard.header.rows)
+            rows_of: dict[str | int, int] = dict(zip(ids, range(shard.first, shard.stop), strict=True))
+            self._check_unique(ids, rows_of, shard.first)
+            self._row_of_id.update(rows_of)
+            self._committed.add(shard.first, shard.stop)
+            self._taken.add(shard.first, shard.stop)
 
     def finish(self) -> None:
         """Commits and closes; appending afterwards raises. The end of a ``with`` statement does the same."""
@@ -260,23 +293,34 @@ class DatastoreWriter:
             self.spec.projection.proj_dim,
             fmt.ID_INT64 if isinstance(ids[0], int) else fmt.ID_UTF8,
         )
-        self._check_no_overlap(header)
         table = pack_table(ids, Columns.concatenate([piece.columns for piece in pieces]))
         with closing(fmt.shard_chunks(header, rows, table)) as chunks:
-            self._directory.publish(header.file_name, chunks, fmt.shard_bytes(header, len(table)))
+            self._directory.publish(
+                header.file_name,
+                chunks,
+                fmt.shard_bytes(header, len(table)),
+                check=lambda: self._check_no_overlap(header, ids, rows),
+            )
 
-    def _check_no_overlap(self, header: fmt.ShardHeader) -> None:
+    def _check_no_overlap(self, header: fmt.ShardHeader, ids: list[Any], rows: np.ndarray) -> None:
         """Other writers may have published since the store was opened."""
         for name in self._directory.names():
             place = fmt.parse_name(name)
             if place is None or name == header.file_name:
                 continue
-            first, rows, _ = place
-            if first < header.stop and header.first < first + rows:
+            first, count, _ = place
+            if first < header.stop and header.first < first + count:
+                both = range(max(first, header.first), min(first + count, header.stop))
+                ours = slice(both.start - header.first, both.stop - header.first)
+                difference = Shard(self._directory, name).difference(both, ids[ours], rows[ours])
                 raise DatastoreExistsError(
                     f"{self._directory.file(header.file_name)}: expected rows {header.first} … {header.stop - 1} not "
-                    f"to be there, got {name}; another writer published them meanwhile: resume to go on with what is "
-                    "missing"
+                    f"to be there, got {name}; another writer published them meanwhile. "
+                    + (
+                        f"The two differ in {difference}: find out which is right before going on"
+                        if difference
+                        else "What both hold is equal: resume to go on with what is missing"
+                    )
                 )
 
 
@@ -320,7 +364,7 @@ def _claim(directory: Place, packed: bytes, spec: StoreSpec, dtype: str, resume:
                 f"{directory.path!r}: expected no directory, an empty one or a datastore, got one that holds "
                 f"{names[:5]} and no {FILE_NAME}; choose another path"
             )
-        directory.remove_stale_temps()
+        directory.remove_stale()
         if directory.publish(FILE_NAME, [packed], len(packed)) or resume:
             return
     if not resume:
@@ -339,4 +383,4 @@ def _claim(directory: Place, packed: bytes, spec: StoreSpec, dtype: str, resume:
         )
     # Names whose writer was killed before it synced them are relied on from here on.
     directory.sync()
-    directory.remove_stale_temps()
+    directory.remove_stale()
