@@ -7,12 +7,6 @@
 
 namespace gradsift {
 
-bool reads_first_moment(GammaKind kind) {
-    return kind == GammaKind::kAdam || kind == GammaKind::kLess || kind == GammaKind::kAffine;
-}
-
-bool reads_second_moment(GammaKind kind) { return reads_first_moment(kind) || kind == GammaKind::kSecondMoment; }
-
 void check_gamma(const Gamma& gamma) {
     const int kind = static_cast<int>(gamma.kind);
     require(kind >= 0 && kind <= static_cast<int>(GammaKind::kSign), "gamma kind: expected 0 to 5, got ", kind);

@@ -19,8 +19,13 @@ struct Gamma {
 /// are read.
 void check_gamma(const Gamma& gamma);
 
-bool reads_first_moment(GammaKind kind);
-bool reads_second_moment(GammaKind kind);
+// static: the per-ISA files read this header and must not emit shared inline functions.
+static constexpr bool reads_first_moment(GammaKind kind) {
+    return kind == GammaKind::kAdam || kind == GammaKind::kLess || kind == GammaKind::kAffine;
+}
+static constexpr bool reads_second_moment(GammaKind kind) {
+    return reads_first_moment(kind) || kind == GammaKind::kSecondMoment;
+}
 
 /// Γ as kernels evaluate it, bias corrections folded in:
 /// (first_m · m + first_g · g) / (√(second_v · v + second_g · g² + inner_eps) + eps).

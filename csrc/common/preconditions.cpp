@@ -34,6 +34,8 @@ void check_moments(GammaKind kind, const MomentView& first, const MomentView& se
     if (reads_second_moment(kind)) {
         require(second.data != nullptr, "moments: expected the second moment, got none");
         check_dtype("moments[1]", second.dtype);
+        require(!reads_first_moment(kind) || first.dtype == second.dtype,
+                "moments[1]: expected the dtype of moments[0]");
     }
 }
 

@@ -69,6 +69,14 @@ struct Vec {
     static Permutation xor_lanes(int mask) { return _mm256_xor_si256(lane_numbers(), _mm256_set1_epi32(mask)); }
     static Vec permute(Vec v, Permutation lanes) { return {_mm256_permutevar8x32_ps(v.x, lanes)}; }
 
+    /// The lanes added up in float64.
+    static double sum(Vec v) {
+        const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(v.x));
+        const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(v.x, 1));
+        double lanes[4];
+        _mm256_storeu_pd(lanes, _mm256_add_pd(low, high));
+        return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+    }
     struct SquareSum {
         __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
         void add(Vec v) {

@@ -64,6 +64,12 @@ struct Vec {
     }
     static Vec permute(Vec v, Permutation lanes) { return {_mm512_permutexvar_ps(lanes, v.x)}; }
 
+    /// The lanes added up in float64.
+    static double sum(Vec v) {
+        const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v.x));
+        const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v.x, 1));
+        return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+    }
     struct SquareSum {
         __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
         void add(Vec v) {

@@ -80,6 +80,8 @@ struct Vec {
         return {Floats{v.x[mask], v.x[1 ^ mask], v.x[2 ^ mask], v.x[3 ^ mask]}};
     }
 
+    /// The lanes added up in float64.
+    static double sum(Vec v) { return (double{v.x[0]} + v.x[1]) + (double{v.x[2]} + v.x[3]); }
     struct SquareSum {
         Doubles sum = {0, 0, 0, 0};
         void add(Vec v) {

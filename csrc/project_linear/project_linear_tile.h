@@ -23,7 +23,7 @@ struct LinearTile {
             for (int col = 0; col < width; col += kCols, out += panel_floats(tokens, kCols)) {
                 for (int k = 0; k < kCols; k += Vec::kLanes) {
                     const int left = width - col - k;
-                    (left > 0 ? load_up_to(from + col + k, left) : Vec::zero()).store(out + k);
+                    (left > 0 ? load_up_to<false>(from + col + k, left) : Vec::zero()).store(out + k);
                 }
             }
         }
@@ -195,9 +195,8 @@ struct LinearTile {
                 alignas(64) float tile[kRows * kCols];
                 const Panel inputs = activations.at(col);
                 multiply(inputs, grads.at(row), slice.tokens, ahead.next(inputs), tile);
-                map_patch<kKind>(tile, kCols, patch, slice.terms, slice.first, slice.second, slice.cols, tile, kCols,
-                                 norms);
-                add_patch(slice.plan, patch, tile, kCols, slice.sketch);
+                add_patch<kKind>(slice.plan, patch, Entries<float>{tile, kCols}, slice.first, slice.second, slice.cols,
+                                 slice.terms, slice.sketch, norms);
             }
         }
     }

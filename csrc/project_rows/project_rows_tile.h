@@ -6,7 +6,6 @@
 namespace gradsift {
 namespace {
 
-// Rows of a block that are mapped before they are added: 4 KB of them.
 constexpr int kPatchRows = 8;
 
 template <GammaKind kKind, class T>
@@ -22,10 +21,8 @@ void run_rows(const RowsSlice& slice) {
             const int64_t left = slice.col_end - col;
             const int width = static_cast<int>(left < kBlockCols ? left : kBlockCols);
             const Patch patch{row, slice.first_sign_row + k, col, height, width};
-            alignas(64) float mapped[kPatchRows * kBlockCols];
-            map_patch<kKind>(grads + col, slice.row_stride, patch, slice.terms, slice.first, slice.second, slice.cols,
-                             mapped, kBlockCols, norms);
-            add_patch(slice.plan, patch, mapped, kBlockCols, slice.sketch);
+            add_patch<kKind>(slice.plan, patch, Entries<T>{grads + col, slice.row_stride}, slice.first, slice.second,
+                             slice.cols, slice.terms, slice.sketch, norms);
         }
     }
     norms.add_to(slice.norms);
