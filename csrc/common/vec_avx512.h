@@ -70,6 +70,37 @@ struct Vec {
         const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v.x, 1));
         return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
     }
+    /// to[l][r] = from[r][l] for eight rows of sixteen lanes.
+    static void transpose8(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+        __m512 pairs[8], quads[8];
+        for (int r = 0; r < 8; r += 2) {
+            const __m512 a = _mm512_loadu_ps(from + r * from_stride), b = _mm512_loadu_ps(from + (r + 1) * from_stride);
+            pairs[r] = _mm512_unpacklo_ps(a, b);      // of lanes 0, 1 modulo 4
+            pairs[r + 1] = _mm512_unpackhi_ps(a, b);  // of lanes 2, 3
+        }
+        // quads[2 m + h], 128 bits q: rows 4 h to 4 h + 3 of lane 4 q + m
+        for (int h = 0; h < 2; ++h) {
+            for (int m = 0; m < 4; ++m) {
+                const __m512d low = _mm512_castps_pd(pairs[4 * h + m / 2]);
+                const __m512d high = _mm512_castps_pd(pairs[4 * h + 2 + m / 2]);
+                quads[2 * m + h] =
+                    _mm512_castpd_ps(m % 2 == 0 ? _mm512_unpacklo_pd(low, high) : _mm512_unpackhi_pd(low, high));
+            }
+        }
+        for (int m = 0; m < 4; ++m) {
+            const __m512 low = quads[2 * m], high = quads[2 * m + 1];
+            float* const out = to + m * to_stride;
+            _mm_storeu_ps(out, _mm512_castps512_ps128(low));
+            _mm_storeu_ps(out + 4, _mm512_castps512_ps128(high));
+            _mm_storeu_ps(out + 4 * to_stride, _mm512_extractf32x4_ps(low, 1));
+            _mm_storeu_ps(out + 4 * to_stride + 4, _mm512_extractf32x4_ps(high, 1));
+            _mm_storeu_ps(out + 8 * to_stride, _mm512_extractf32x4_ps(low, 2));
+            _mm_storeu_ps(out + 8 * to_stride + 4, _mm512_extractf32x4_ps(high, 2));
+            _mm_storeu_ps(out + 12 * to_stride, _mm512_extractf32x4_ps(low, 3));
+            _mm_storeu_ps(out + 12 * to_stride + 4, _mm512_extractf32x4_ps(high, 3));
+        }
+    }
+
     struct SquareSum {
         __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
         void add(Vec v) {

@@ -1,5 +1,7 @@
 #include "project_linear/project_linear.h"
 
+#include <algorithm>
+
 #include "common/check.h"
 #include "common/isa_table.h"
 #include "common/preconditions.h"
@@ -67,7 +69,8 @@ void project_linear(const ProjectLinear& call) {
         slice.terms = terms;
         slice.first = reads_first_moment(terms.kind) ? call.first : MomentView{};
         slice.second = reads_second_moment(terms.kind) ? call.second : MomentView{};
-        slice.panels = thread_scratch(linear_panel_floats(slice.tokens, rect.row_end - rect.row_begin));
+        slice.panels = thread_scratch(
+            linear_panel_floats(slice.tokens, std::min(rect.row_end - rect.row_begin, rect.col_end - rect.col_begin)));
         slice.sketch = sketch;
         slice.norms = norms;
         kernel(slice);

@@ -30,10 +30,9 @@ constexpr int kMaxTileRows = 16;
 /// each other's cache sets.
 static inline int64_t panel_floats(int64_t tokens, int64_t width) { return tokens * width + 16; }
 
-/// Room a kernel needs for one block of activations and all rows of output gradients of the slice, in panels as narrow
-/// as four.
-static inline int64_t linear_panel_floats(int64_t tokens, int64_t rows) {
-    return kBlockCols / 4 * panel_floats(tokens, 4) + (rows / 4 + kMaxTileRows) * panel_floats(tokens, 4);
+/// Room a kernel needs for one block of the longer side and all of the shorter, in panels as narrow as four.
+static inline int64_t linear_panel_floats(int64_t tokens, int64_t shorter) {
+    return kBlockCols / 4 * panel_floats(tokens, 4) + (shorter / 4 + kMaxTileRows) * panel_floats(tokens, 4);
 }
 
 using ProjectLinearFn = void (*)(const LinearSlice&);
