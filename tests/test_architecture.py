@@ -35,6 +35,8 @@ MAY_USE = {
     "collector": {"torch", "transformers", "peft", "safetensors"},
     "data": {"torch", "datasets", "pyarrow"},
     "datastore/_remote.py": {"fsspec"},
+    "datastore/export.py": {"pyarrow"},
+    "datastore/less.py": {"torch"},
     "demo": {"torch", "transformers", "tokenizers", "gguf", "safetensors"},
     "pipeline": {"torch", "transformers", "peft", "datasets", "accelerate", "safetensors"},
     "cli": {"torch"},

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gradsift.errors import DiskFullError
 
@@ -25,10 +25,22 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     DiskFullError
         Nothing was written; what stood at `path` still does.
     """
-    path = Path(path)
+    with _atomic(Path(path), "x", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+@contextmanager
+def atomic_bytes(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """As `atomic_text`, for bytes."""
+    with _atomic(Path(path), "xb") as file:
+        yield file
+
+
+@contextmanager
+def _atomic(path: Path, mode: str, **how: str) -> Iterator[IO[Any]]:
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+        with open(temporary, mode, **how) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -94,6 +94,53 @@ class ProjectionSpec:
 
 
 @dataclass(frozen=True)
+class ForeignProjection:
+    """Stands where `ProjectionSpec` would, for rows that another program projected by a matrix of its own.
+
+    No backend can draw that matrix; what can be said of it is who drew it, and a name that people agree on.
+
+    Parameters
+    ----------
+    proj_dim : int
+        P, a power of two, 256 … 65,536.
+    source : str
+        The program the rows come from.
+    matrix : str, optional
+        A name for the matrix. Rows compare only with rows that were imported under the same name; under none, with
+        no others.
+    """
+
+    VERSION: ClassVar[int] = 1
+    KIND: ClassVar[str] = "foreign"
+
+    proj_dim: int
+    source: str
+    matrix: str | None = None
+
+    def __post_init__(self) -> None:
+        p = self.proj_dim
+        _check_int(
+            "proj_dim", p, "a power of two from 256 to 65536", _is_int(p) and 256 <= p <= 65536 and p & (p - 1) == 0
+        )
+        for name, value in (("source", self.source), ("matrix", self.matrix)):
+            if not (isinstance(value, str) or (value is None and name == "matrix")):
+                raise TypeError(f"{name}: expected a str, got {type(value).__name__}")
+            if value is not None and not value.strip():
+                raise ValueError(f"{name}: expected a name, got {value!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"version": self.VERSION, "kind": self.KIND, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> ForeignProjection:
+        record = dict(record)
+        version = record.pop("version", None)
+        if version != cls.VERSION or record.pop("kind", None) != cls.KIND:
+            raise ValueError(f"projection: expected version {cls.VERSION} of kind {cls.KIND!r}, got others")
+        return cls(**_fields(cls, "projection", record, required=("proj_dim", "source", "matrix")))
+
+
+@dataclass(frozen=True)
 class Gamma:
     """The map Γ from a sample's gradient g to its update direction, a formula and its numbers.
 
@@ -186,7 +233,7 @@ class StoreSpec:
 
     Parameters
     ----------
-    projection : ProjectionSpec
+    projection : ProjectionSpec, or ForeignProjection for rows that another program made
     gamma : Gamma, optional
     parameters : tuple of (canonical name, shape)
         In the order of the model.
@@ -198,7 +245,7 @@ class StoreSpec:
         Normalisation of the loss.
     """
 
-    projection: ProjectionSpec
+    projection: ProjectionSpec | ForeignProjection
     gamma: Gamma | None = None
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
@@ -206,7 +253,7 @@ class StoreSpec:
     loss: str = "mean_over_own_label_tokens"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.projection, ProjectionSpec):
+        if not isinstance(self.projection, (ProjectionSpec, ForeignProjection)):
             raise TypeError(f"projection: expected a ProjectionSpec, got {type(self.projection).__name__}")
         if self.gamma is not None and not isinstance(self.gamma, Gamma):
             raise TypeError(f"gamma: expected a Gamma or None, got {type(self.gamma).__name__}")
@@ -237,7 +284,9 @@ class StoreSpec:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> StoreSpec:
         values = _fields(cls, "spec", record, required=("projection",))
-        values["projection"] = ProjectionSpec.from_dict(values["projection"])
+        projection = values["projection"]
+        foreign = projection.get("kind") == ForeignProjection.KIND
+        values["projection"] = (ForeignProjection if foreign else ProjectionSpec).from_dict(projection)
         if values.get("gamma") is not None:
             values["gamma"] = Gamma.from_dict(values["gamma"])
         return cls(**values)

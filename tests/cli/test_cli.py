@@ -17,7 +17,7 @@ from gradsift.cli import main
 from gradsift.cli.commands import app
 
 STEPS = ["run", "warmup", "collect", "select", "train", "evaluate"]
-VERBS = [*STEPS, "config", "doctor", "demo", "store info", "store verify"]
+VERBS = [*STEPS, "config", "doctor", "demo", "store export", "store import-less", "store info", "store verify"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

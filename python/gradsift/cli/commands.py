@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import gradsift
+from gradsift.cli.store import store
 
 if TYPE_CHECKING:
     from gradsift.pipeline import Reporter, Run, RunConfig
 
 CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
 RUN_DIR = click.option("--run-dir", type=click.Path(path_type=Path), help="Write here instead of where CONFIG says.")
-STORE = click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
 def reporter() -> Reporter:
@@ -202,40 +202,7 @@ def config(check: Path | None) -> None:
         click.echo(f"{check}: a valid configuration; writes to {settings.run_dir}")
 
 
-@app.group()
-def store() -> None:
-    """Look at gradient datastores."""
-
-
-@store.command("info")
-@STORE
-def store_info(path: Path) -> None:
-    """Say what a datastore holds: rows, dtype, bytes, specification, gaps, flagged rows.
-
-    \b
-    Example:  gradsift store info runs/first/stores/checkpoint-12/pool
-    """
-    import json
-
-    from gradsift.datastore import Datastore
-
-    click.echo(json.dumps(Datastore.open(path).info(), indent=2))
-
-
-@store.command("verify")
-@STORE
-def store_verify(path: Path) -> None:
-    """Read every byte of a datastore and check it; exit status 1 if anything is wrong.
-
-    \b
-    Example:  gradsift store verify runs/first/stores/checkpoint-12/pool
-    """
-    from gradsift.datastore import Datastore
-
-    report = Datastore.open(path, on_error="skip").verify()
-    click.echo(report)
-    if not report.ok:
-        raise click.exceptions.Exit(1)
+app.add_command(store)
 
 
 @app.command()

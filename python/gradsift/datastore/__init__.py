@@ -6,6 +6,8 @@ Knows bytes and NumPy, keeps the spec of the rows as a record, and imports no to
 from __future__ import annotations
 
 from gradsift.datastore.compare import check_comparable, spec_differences
+from gradsift.datastore.export import export_store
+from gradsift.datastore.less import LessImport, import_less
 from gradsift.datastore.reader import Block, Datastore
 from gradsift.datastore.report import ShardReport, VerifyReport
 from gradsift.datastore.shard import Damage
@@ -20,8 +22,11 @@ __all__ = [
     "Damage",
     "Datastore",
     "DatastoreWriter",
+    "LessImport",
     "ShardReport",
     "VerifyReport",
     "check_comparable",
+    "export_store",
+    "import_less",
     "spec_differences",
 ]

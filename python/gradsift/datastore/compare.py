@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradsift.errors import SpecMismatchError
-from gradsift.specs import StoreSpec, canonical_json
+from gradsift.specs import ForeignProjection, StoreSpec, canonical_json
 
 _SHOWN = 12
+_FOREIGN = (
+    "\nrows that were imported compare only with rows made by the same random matrix, which their files do not name: "
+    "import both under one name for it if you know that they share it, or collect both with gradsift"
+)
 
 
 def check_comparable(a: StoreSpec, b: StoreSpec, *, names: tuple[str, str] = ("the first", "the second")) -> None:
@@ -23,7 +27,11 @@ def check_comparable(a: StoreSpec, b: StoreSpec, *, names: tuple[str, str] = ("t
         if not isinstance(spec, StoreSpec):
             raise TypeError(f"{name}: expected a StoreSpec, got {type(spec).__name__}")
     left, right = _plain(a), _plain(b)
-    found = _differences("projection", left["projection"], right["projection"])
+    projections = [record["projection"] for record in (left, right)]
+    foreign = [projection["kind"] == ForeignProjection.KIND for projection in projections]
+    found = _differences("projection", *projections)
+    if all(foreign) and not found and projections[0]["matrix"] is None:
+        found = ["projection.matrix: not known against not known"]
     if left["parameters"] and right["parameters"]:
         found += _parameter_differences(left["parameters"], right["parameters"])
     known = [
@@ -35,7 +43,7 @@ def check_comparable(a: StoreSpec, b: StoreSpec, *, names: tuple[str, str] = ("t
         raise SpecMismatchError(
             f"stores: expected equal projection, parameters and checkpoint, got ({names[0]} against {names[1]})\n"
             + listed(found)
-            + "\ncollect both with the same checkpoint and projection"
+            + (_FOREIGN if any(foreign) else "\ncollect both with the same checkpoint and projection")
         )
 
 
