@@ -1,54 +1,59 @@
-"""Named problem sizes of the benchmarks, with where they come from."""
+"""Problem sizes of the kernels' benchmarks, with where they come from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+
+# Widths: hidden size and MLP size of SmolLM2-135M, hidden size of a 7B model. Ranks: the collector's cases, and LESS's
+# 128. A LoRA pair has A as (r, d_in) and B as (d_out, r). Tokens: of one sample.
+RANKS = (8, 16, 64, 128)
+WIDTHS = (576, 1536, 4096)
+TOKENS = (64, 256, 1024)
+# A packed batch as the collector makes it. At d = 4096 and r >= 64 a call would take over 60 ms, so half of it.
+BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
 class LinearCase:
     """One linear layer's weight (d_out, d_in) for `batch` samples of `tokens` tokens."""
 
-    name: str
     d_out: int
     d_in: int
     tokens: int
     batch: int
 
     @property
+    def name(self) -> str:
+        return f"{self.d_out}x{self.d_in} T{self.tokens} B{self.batch}"
+
+    @property
     def flop(self) -> int:
         return 2 * self.batch * self.tokens * self.d_out * self.d_in
 
 
-@dataclass(frozen=True)
-class RowsCase:
-    """`batch` explicit gradients of one parameter (rows, cols)."""
-
-    name: str
-    rows: int
-    cols: int
-    batch: int
-
-    @property
-    def read_bytes(self) -> int:
-        return 4 * self.batch * self.rows * self.cols
+def linear(tokens: tuple[int, ...] = TOKENS) -> list[LinearCase]:
+    """Every rank, width and side, for samples of each of `tokens`."""
+    found = []
+    for t in tokens:
+        for d in WIDTHS:
+            for r in RANKS:
+                total = BATCH_TOKENS // 2 if d * r >= 4096 * 64 else BATCH_TOKENS
+                found += [LinearCase(*shape, t, max(1, total // t)) for shape in ((r, d), (d, r))]
+    return found
 
 
-# SmolLM2-135M has hidden size 576 and MLP size 1536; LESS trains LoRA r = 128, our demo r = 16. 256 tokens is the
-# length of the first-run configuration. A case holds 2 to 5 GFLOP, 10 to 60 ms on one core.
-LINEAR = (
-    LinearCase("lora_a_r16_d576", 16, 576, 256, 32),
-    LinearCase("lora_b_r16_d576", 576, 16, 256, 32),
-    LinearCase("lora_a_r16_d1536", 16, 1536, 256, 16),
-    LinearCase("lora_b_r16_d1536", 1536, 16, 256, 16),
-    LinearCase("lora_a_r128_d576", 128, 576, 256, 8),
-    LinearCase("lora_b_r128_d576", 576, 128, 256, 8),
-    LinearCase("lora_a_r128_d1536", 128, 1536, 256, 4),
-    LinearCase("full_576_1536", 576, 1536, 256, 2),
-)
+class LinearProblem:
+    """Inputs of a case: activations, output gradients of the size a loss leaves, moments, and room for the sketches."""
 
-ROWS = (
-    RowsCase("norm_576", 1, 576, 64),
-    RowsCase("lora_r128_d1536", 128, 1536, 16),
-    RowsCase("full_576_1536", 576, 1536, 4),
-)
+    def __init__(self, case: LinearCase, proj_dim: int) -> None:
+        rng = np.random.default_rng(0)
+        self.case = case
+        self.activations = rng.standard_normal((case.batch, case.tokens, case.d_in), dtype=np.float32)
+        self.output_grads = 1e-3 * rng.standard_normal((case.batch, case.tokens, case.d_out), dtype=np.float32)
+        first = 1e-4 * rng.standard_normal((case.d_out, case.d_in), dtype=np.float32)
+        # Second moments over some orders of magnitude, as training leaves them, none of them zero.
+        self.moments = (first, np.square(1e-4 * rng.standard_normal(first.shape, dtype=np.float32)) + np.float32(1e-12))
+        self.out = np.empty((case.batch, proj_dim), np.float32)
+        self.norms = np.empty((case.batch, 2), np.float64)

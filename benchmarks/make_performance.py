@@ -1,0 +1,165 @@
+"""Writes docs/performance.md from benchmarks/results/*.json.
+
+    python benchmarks/make_performance.py
+
+A goal's verdict is computed from the recorded cases; a group that was not recorded on a machine is said to be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import performance_tables
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "performance.md"
+Cases = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure of one group: `value` of its cases should be at most, or at least, `limit`."""
+
+    topic: str
+    group: str
+    what: str
+    value: Callable[[Cases], float]
+    limit: float
+    at_most: bool = True
+
+    def line(self, runs: dict[str, Any]) -> str:
+        sign = "≤" if self.at_most else "≥"
+        goal = f"{sign} {self.limit:g}"
+        if self.group not in runs:
+            return f"| {self.what} | {goal} | | not measured |"
+        measured = self.value(runs[self.group]["cases"])
+        return f"| {self.what} | {goal} | {measured:.3g} | {'met' if self.met(measured) else '**missed**'} |"
+
+    def met(self, measured: float) -> bool:
+        return measured <= self.limit if self.at_most else measured >= self.limit
+
+
+def _mean(key: str) -> Callable[[Cases], float]:
+    return lambda cases: math.exp(sum(math.log(case[key]) for case in cases) / len(cases))
+
+
+def _worst(key: str) -> Callable[[Cases], float]:
+    return lambda cases: max(case[key] for case in cases)
+
+
+def _one(case_name: str, key: str) -> Callable[[Cases], float]:
+    return lambda cases: next(float(case[key]) for case in cases if case["case"] == case_name)
+
+
+def _gamma(kind: str) -> Callable[[Cases], float]:
+    return lambda cases: math.exp(sum(math.log(case["ratios"][kind]) for case in cases) / len(cases))
+
+
+def _worst_gamma(cases: Cases) -> float:
+    return max(ratio for case in cases for kind, ratio in case["ratios"].items() if kind != "adam, with norms")
+
+
+LINEAR, ROWS, COLLECTOR = "project_linear", "project_rows", "collector"
+GOALS = (
+    Goal(LINEAR, "fp32_adam_to_gemm", "fp32, exact Adam: time to the best library product that only forms G, "
+         "geometric mean of the shapes", _mean("ratio"), 1.05),
+    Goal(LINEAR, "fp32_adam_to_gemm", "the same, worst shape", _worst("ratio"), 1.3),
+    Goal(LINEAR, "bf16_adam_to_gemm", "bf16 inputs, exact Adam: time to oneDNN's bf16 product, geometric mean",
+         _mean("ratio"), 1.15),
+    Goal(LINEAR, "two_threads_to_one", "two threads: times as fast as one, geometric mean", _mean("speedup"), 1.8,
+         False),
+    *(Goal(LINEAR, "gamma_to_sgd", f"Γ `{kind}` at T = 256: time to `sgd`'s, geometric mean", _gamma(kind), 1.15)
+      for kind in ("adam", "less", "affine", "second_moment", "sign")),
+    Goal(LINEAR, "gamma_to_sgd", "the slowest Γ on its worst shape", _worst_gamma, 1.15),
+    Goal(ROWS, "from_memory_to_read", "[8, 1e7] from memory, one thread: share of the read bandwidth",
+         _one("[8, 1e7] matrix, 1 thread", "share"), 0.8, False),
+    Goal(ROWS, "from_memory_to_read", "[8, 1e7] from memory, two threads", _one("[8, 1e7] matrix, 2 threads", "share"),
+         0.8, False),
+    Goal(ROWS, "from_memory_to_read", "[1, 1e7] from memory, two threads", _one("[1, 1e7] matrix, 2 threads", "share"),
+         0.8, False),
+    Goal(ROWS, "from_cache", "from the cache, without Γ: billions of numbers a second and core",
+         _one("one row of 512 KiB, 64 times", "numbers_per_ns"), 8, False),
+    *(Goal(COLLECTOR, dtype, f"collecting, LoRA r = {rank}, {dtype}, {layout} batches: time to the plain forward and "
+           "backward", _one(f"r{rank} {dtype}", f"{layout}_to_plain"), 1.10)
+      for dtype in ("bf16", "fp32") for rank in (16, 128) for layout in ("packed", "padded")),
+    Goal(COLLECTOR, "bf16", "times as fast as the LESS recipe, r = 16", _one("r16 bf16", "to_less"), 15, False),
+    Goal(COLLECTOR, "bf16", "times as fast as the LESS recipe, r = 128", _one("r128 bf16", "to_less"), 100, False),
+    Goal(COLLECTOR, "bf16", "times as fast as the best user's torch, r = 128", _one("r128 bf16", "to_user"), 1.2,
+         False),
+    Goal(COLLECTOR, "bf16", "times as fast as the best user's torch, r = 8", _one("r8 bf16", "to_user"), 1.0, False),
+    Goal(COLLECTOR, "full_parameters", "collecting for all linear layers: time to the plain pass that forms their "
+         "gradients, packed", _one("all linear layers bf16", "packed_to_plain"), 1.35),
+    Goal(COLLECTOR, "full_parameters", "the same, padded", _one("all linear layers bf16", "padded_to_plain"), 1.35),
+)  # fmt: skip
+
+INTRODUCTION = """# Performance
+
+<!-- Written by `python benchmarks/make_performance.py` from benchmarks/results; change those, not this. -->
+
+Ratios of things that ran in turn in one process, so that whatever slowed one slowed the other. CONTRIBUTING.md has the
+commands. One-thread figures are CPU time of the process, others wall-clock time; medians over rounds. Peers get their
+best form: every library and layout is tried for each shape, with outputs allocated before, blocks that stay in the
+cache, and the environment as it comes.
+"""
+
+
+def load(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """machine → topic → group → run."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        name, _, topic = path.stem.rpartition("-")
+        found.setdefault(name, {})[topic] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def page(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    parts = [INTRODUCTION]
+    if not results:
+        parts.append("Nothing has been recorded yet. The goals:\n")
+        parts.append(_goal_table({}))
+    for name, topics in results.items():
+        parts += [
+            f"## {name}\n",
+            performance_tables.machine(topics),
+            "### Goals\n",
+            _goal_table(topics),
+            _losses(topics),
+        ]
+        for topic in (LINEAR, ROWS, COLLECTOR):
+            parts += performance_tables.of_topic(topic, topics.get(topic, {}))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _goal_table(topics: dict[str, dict[str, Any]]) -> str:
+    lines = ["| what | goal | measured | |", "| --- | --- | --- | --- |"]
+    return "\n".join([*lines, *(goal.line(topics.get(goal.topic, {})) for goal in GOALS)]) + "\n"
+
+
+def _losses(topics: dict[str, dict[str, Any]]) -> str:
+    """What to expect where we are slower than we want to be, or than others."""
+    lines = []
+    for goal in GOALS:
+        run = topics.get(goal.topic, {}).get(goal.group)
+        if run and not goal.met(value := goal.value(run["cases"])):
+            lines.append(f"- {goal.what}: {value:.3g}, where {goal.limit:g} was wanted.")
+    for group in ("fp32_adam_to_gemm", "bf16_adam_to_gemm"):
+        cases = topics.get(LINEAR, {}).get(group, {}).get("cases", [])
+        slower = sorted((case for case in cases if case["ratio"] > 1.3), key=lambda case: -case["ratio"])
+        if slower:
+            listed = ", ".join(f"{case['case']} ({case['ratio']:.2f})" for case in slower[:8])
+            more = f" and {len(slower) - 8} more" if len(slower) > 8 else ""
+            lines.append(f"- `{group}`, shapes over 1.3: {listed}{more}.")
+    if not lines:
+        return ""
+    return "### Where we lose\n\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(load(RESULTS)), encoding="utf-8")
+    print(f"wrote {PAGE}")
