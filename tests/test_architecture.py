@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "specs": set(),
     "backends": {"errors", "_native"},
     "ops": LEAVES | {"backends", "_native"},
-    "datastore": LEAVES | {"_native"},
+    "datastore": LEAVES | {"ops", "_native"},
     "collector": LEAVES | {"ops", "backends"},
     "selection": LEAVES | {"ops", "backends", "datastore"},
     "data": LEAVES,

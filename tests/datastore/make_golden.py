@@ -32,7 +32,14 @@ def write(folder: Path) -> None:
         {"name": "checkpoint-17", "step": 17, "learning_rate": 2e-05, "weights_digest": "00ff", "moments_digest": None},
         {"rows": 7, "digest": "abcd", "tokenizer": "tökenizer", "template": "chatml", "max_length": 256},
     )
-    for dtype, ids in (("bfloat16", "text"), ("float16", "int"), ("float32", "text")):
+    for dtype, ids in (
+        ("bfloat16", "text"),
+        ("float16", "int"),
+        ("float32", "text"),
+        ("int8", "text"),
+        ("int4", "int"),
+        ("int1", "text"),
+    ):
         with Datastore.create(folder / f"v1-{dtype}-{ids}", spec=spec, dtype=dtype, shard_rows=4) as store:
             store.append(IDS[ids], sketches())
 

@@ -239,7 +239,7 @@ def test_id_offsets_that_do_not_fit_their_text_are_refused(stores, offsets):
     [
         (12, struct.pack("<I", 2), "version 1, got 2"),
         (16, struct.pack("<Q", 1 << 40), "required feature bits"),
-        (64, struct.pack("<I", 16), "row dtype"),
+        (64, struct.pack("<I", 19), "row dtype"),
     ],
 )
 def test_a_later_version_is_refused_by_what_it_needs(stores, offset, data, needed):

@@ -98,7 +98,7 @@ def test_bfloat16_rounds_to_nearest_even(values):
     row[0, : len(values)] = np.clip(values, -3.3e38, 3.3e38)
     row[0, -1] = 1.0
     stored, _ = encode_rows(row, "bfloat16", ["x"])
-    assert stored[0].tolist() == [bfloat16(x) for x in row[0]]
+    assert stored.numbers[0].tolist() == [bfloat16(x) for x in row[0]]
 
 
 def test_bfloat16_keeps_every_nan_a_nan_and_every_infinity():

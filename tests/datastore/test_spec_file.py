@@ -78,6 +78,8 @@ def test_a_spec_comes_back_as_it_was():
         (GOOD.replace('"name":"c"', '"name":"d"'), "digest"),
         (GOOD.replace('"loss":"mean_over_own_label_tokens",', ""), "left out"),
         (GOOD.replace('"name":"c"', '"name":"\u00e9"'), "ASCII"),
+        (changed(row_dtype="int4"), "required_features: expected 1 for int4, got 0"),
+        (changed(required_features=1), "required_features: expected 0 for float16, got 1"),
     ],
 )
 def test_other_texts_are_refused(text, match):
@@ -93,7 +95,7 @@ def test_other_texts_are_refused(text, match):
         changed(version=1.0),
         changed(required_features=4),
         changed(required_features=False),
-        changed(row_dtype="int4"),
+        changed(row_dtype="int2"),
         changed(row_dtype=["float16"]),
         changed(row_dtype={"float16": 1}),
         changed(spec__projection__version=2),

@@ -221,7 +221,7 @@ def test_rows_of_the_wrong_shape_or_kind_are_refused(stores):
     ("options", "error"),
     [
         ({"dtype": "float64"}, ValueError),
-        ({"dtype": "int8"}, ValueError),
+        ({"dtype": "int2"}, ValueError),
         ({"shard_rows": 0}, ValueError),
         ({"shard_rows": 10**8}, ValueError),
         ({"shard_rows": 4.0}, TypeError),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from queue import SimpleQueue
+from queue import Queue
 from threading import Thread
 from typing import Any
 
 _PIECE_BYTES = 4 << 20
+# Buffers that wait to be hashed: whoever makes them as it goes must not fill the memory with them.
+_WAITING = 32
 
 
 class FileDigest:
@@ -18,7 +20,7 @@ class FileDigest:
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=32)
-        self._given: SimpleQueue[Any] = SimpleQueue()
+        self._given: Queue[Any] = Queue(_WAITING)
         self._closed = False
         self._thread = Thread(target=self._run, name="gradsift-digest", daemon=True)
         self._thread.start()
@@ -42,6 +44,6 @@ class FileDigest:
         while (buffer := self._given.get()) is not None:
             view = memoryview(buffer).cast("B")
             for at in range(0, len(view), _PIECE_BYTES):
-                if self._closed:
-                    return
+                if self._closed:  # goes on taking what is given, so that nobody waits for room
+                    break
                 self._hash.update(view[at : at + _PIECE_BYTES])

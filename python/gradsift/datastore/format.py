@@ -6,13 +6,17 @@ import re
 import struct
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from gradsift.datastore._checksum import crc32c
 from gradsift.datastore._digest import FileDigest
 from gradsift.errors import DatastoreCorruptError, DatastoreVersionError
+
+if TYPE_CHECKING:
+    from gradsift.datastore.rows import StoredRows
+    from gradsift.specs import StoreSpec
 
 VERSION = 1
 PAGE_BYTES = 4096
@@ -27,18 +31,38 @@ HEADER_MAGIC = b"\x89GSIFT\r\n"  # not UTF-8, and broken by any transfer that re
 FOOTER_MAGIC = b"GSFOOT\r\n"
 COMMIT_MAGIC = b"GSCOMMIT"
 ENDIAN_TAG = 0x01020304
-KNOWN_REQUIRED_FEATURES = 0
+FEATURE_QUANTISED = 1
+KNOWN_REQUIRED_FEATURES = FEATURE_QUANTISED
 KNOWN_OPTIONAL_FEATURES = 0
 
-SECTION_HEADER, SECTION_ROWS, SECTION_CHECKSUMS, SECTION_TABLE = 1, 2, 3, 4
+SECTION_HEADER, SECTION_ROWS, SECTION_CHECKSUMS, SECTION_TABLE, SECTION_SCALES = 1, 2, 3, 4, 5
 OPTIONAL_SECTION = 0x8000_0000
 MAX_SECTIONS = 16
 
-ROW_DTYPES = {"float32": (1, "<f4"), "float16": (2, "<f2"), "bfloat16": (3, "<u2")}
-_DTYPE_NAMES = {code: name for name, (code, _) in ROW_DTYPES.items()}
+
+class RowDtype(NamedTuple):
+    code: int
+    numpy: str  # of what a row is stored in: bfloat16 travels as uint16, codes of quantised rows as bytes
+    bits: int  # of one number
+
+    @property
+    def quantised(self) -> bool:
+        return self.code >= 16
+
+
+ROW_DTYPES = {
+    "float32": RowDtype(1, "<f4", 32),
+    "float16": RowDtype(2, "<f2", 16),
+    "bfloat16": RowDtype(3, "<u2", 16),
+    "int8": RowDtype(16, "u1", 8),
+    "int4": RowDtype(17, "u1", 4),
+    "int1": RowDtype(18, "u1", 1),
+}
+_DTYPE_NAMES = {dtype.code: name for name, dtype in ROW_DTYPES.items()}
+MIN_QUANTISED_DIM = 256
 ID_INT64, ID_UTF8 = 1, 2
 
-_HEADER = struct.Struct("<8sIIQQ16sQQIIIIQ")
+_HEADER = struct.Struct("<8sIIQQ16sQQIIIIQQ")
 _FOOTER_HEAD = struct.Struct("<8sII")
 _SECTION = struct.Struct("<IIQQ")
 _FOOTER_TAIL = struct.Struct("<32sQ")
@@ -60,6 +84,13 @@ class ShardHeader:
     id_kind: int
     block_bytes: int = BLOCK_BYTES
     optional_features: int = 0
+    rotation_seed: int = 0  # of quantised rows
+
+    @classmethod
+    def of(cls, spec: StoreSpec, dtype: str, *, first: int, rows: int, id_kind: int) -> ShardHeader:
+        """The header of a shard of a store with this `spec`."""
+        seed = spec.projection.seed if ROW_DTYPES[dtype].quantised else 0
+        return cls(spec.digest, first, rows, dtype, spec.projection.proj_dim, id_kind, rotation_seed=seed)
 
     @property
     def stop(self) -> int:
@@ -67,7 +98,11 @@ class ShardHeader:
 
     @property
     def row_bytes(self) -> int:
-        return self.proj_dim * np.dtype(ROW_DTYPES[self.dtype][1]).itemsize
+        return self.proj_dim * ROW_DTYPES[self.dtype].bits // 8
+
+    @property
+    def quantised(self) -> bool:
+        return ROW_DTYPES[self.dtype].quantised
 
     @property
     def block_rows(self) -> int:
@@ -105,6 +140,17 @@ class Footer:
         return next(s for s in self.sections if s.kind == kind)
 
 
+class Rows(Protocol):
+    """Rows that can be had a block at a time."""
+
+    def __getitem__(self, part: slice, /) -> StoredRows: ...
+
+
+def required_features(dtype: str) -> int:
+    """The required feature bits of stores of `dtype`."""
+    return FEATURE_QUANTISED if ROW_DTYPES[dtype].quantised else 0
+
+
 def aligned(size: int, to: int) -> int:
     """`size` rounded up to a multiple of `to`."""
     return -(-size // to) * to
@@ -122,15 +168,18 @@ def looks_like_shard(name: str) -> bool:
 
 
 def layout(header: ShardHeader, table_bytes: int) -> tuple[Section, ...]:
-    """Where the four sections of a shard lie; the footer follows the last."""
+    """Where the sections of a shard lie; the footer follows the last."""
     rows_bytes = aligned(header.rows * header.row_bytes, PAGE_BYTES)
     sections, offset = [], 0
-    for kind, size in (
+    sizes = [
         (SECTION_HEADER, HEADER_BYTES),
         (SECTION_ROWS, rows_bytes),
         (SECTION_CHECKSUMS, aligned(4 * header.n_blocks, 8)),
         (SECTION_TABLE, table_bytes),
-    ):
+    ]
+    if header.quantised:
+        sizes.append((SECTION_SCALES, aligned(12 * header.rows, 8)))
+    for kind, size in sizes:
         sections.append(Section(kind, offset, size))
         offset += size
     return tuple(sections)
@@ -141,33 +190,40 @@ def shard_bytes(header: ShardHeader, table_bytes: int) -> int:
     return layout(header, table_bytes)[-1].stop + FOOTER_BYTES
 
 
-def shard_chunks(header: ShardHeader, rows: np.ndarray, table: bytes) -> Generator[Any, None, None]:
+def shard_chunks(header: ShardHeader, rows: Rows, table: bytes) -> Generator[Any, None, None]:
     """The shard's bytes from first to last, as buffers.
 
-    `rows` is (header.rows, header.proj_dim) of the stored dtype, C-contiguous; `table` comes from
-    `table.pack_table`. Closing the generator early ends the thread that computes the digest.
+    `rows` are asked for a block at a time, in order; `table` comes from `table.pack_table`. Closing the generator early
+    ends the thread that computes the digest.
     """
     places = layout(header, len(table))
     packed = pack_header(header)
-    stored = rows.data.cast("B")
-    padding = bytes(places[1].size - len(stored))
     digest = FileDigest()
     try:
-        for data in (packed, stored, padding):
-            digest.update(data)
+        digest.update(packed)
         yield packed
         crcs = np.zeros(places[2].size // 4, "<u4")
+        norms, scales = np.empty(header.rows, "<f8"), np.empty(header.rows, "<f4")
         for index in range(header.n_blocks):
-            block = stored[index * header.block_bytes : (index + 1) * header.block_bytes]
-            if padding and index == header.n_blocks - 1:
-                block = memoryview(bytes(block) + padding)
+            part = slice(index * header.block_rows, min((index + 1) * header.block_rows, header.rows))
+            stored = rows[part]
+            if header.quantised:
+                norms[part], scales[part] = stored.norms, stored.scales
+            block = stored.numbers.data.cast("B")
+            padding = aligned(len(block), PAGE_BYTES) - len(block)
+            if padding:
+                block = memoryview(bytes(block) + bytes(padding))
             crcs[index] = crc32c(block)
+            digest.update(block)
             yield block
-        checksums = crcs.tobytes()
-        for data in (checksums, table):
+        rest = [crcs.tobytes(), table]
+        if header.quantised:
+            packed_scales = norms.tobytes() + scales.tobytes()
+            rest.append(packed_scales + bytes(places[4].size - len(packed_scales)))
+        for data in rest:
             digest.update(data)
             yield data
-        crc_of = (crc32c(packed), 0, crc32c(checksums), crc32c(table))
+        crc_of = (crc32c(packed), 0, *map(crc32c, rest))
         sections = tuple(Section(s.kind, s.offset, s.size, crc) for s, crc in zip(places, crc_of, strict=True))
         yield pack_footer(Footer(sections, digest.digest(), places[-1].stop + FOOTER_BYTES))
     finally:
@@ -182,7 +238,7 @@ def pack_header(header: ShardHeader) -> bytes:
         HEADER_MAGIC,
         ENDIAN_TAG,
         VERSION,
-        KNOWN_REQUIRED_FEATURES,
+        required_features(header.dtype),
         header.optional_features,
         bytes.fromhex(header.spec_digest),
         header.first,
@@ -192,6 +248,7 @@ def pack_header(header: ShardHeader) -> bytes:
         header.id_kind,
         0,
         header.block_bytes,
+        header.rotation_seed,
     )
     packed[-4:] = crc32c(packed[:-4]).to_bytes(4, "little")
     return bytes(packed)
@@ -206,9 +263,8 @@ def parse_header(raw: bytes, file: str, file_bytes: int) -> ShardHeader:
     def refuse(field: str, expected: object, got: object) -> None:
         raise DatastoreCorruptError(f"{file}: header, {field}: expected {expected}, got {got}")
 
-    (magic, endian, version, required, optional, digest, first, rows, code, proj_dim, id_kind, zero, block_bytes) = (
-        _HEADER.unpack_from(raw)
-    )
+    magic, endian, version, required, optional, digest, first, rows, *rest = _HEADER.unpack_from(raw)
+    code, proj_dim, id_kind, zero, block_bytes, seed = rest
     if magic != HEADER_MAGIC:
         refuse("magic", HEADER_MAGIC, magic)
     crc = crc32c(raw[:-4])
@@ -231,21 +287,27 @@ def parse_header(raw: bytes, file: str, file_bytes: int) -> ShardHeader:
             f"{file}: expected no required feature bits but {KNOWN_REQUIRED_FEATURES:#x}, got {required:#x}; open it "
             "with a newer gradsift"
         )
-    unknown_optional = optional & ~KNOWN_OPTIONAL_FEATURES
-    if not unknown_optional and (zero or raw[_HEADER.size : -4].strip(b"\0")):
-        refuse("reserved bytes", "zeros", "others")
     if code not in _DTYPE_NAMES:
         raise DatastoreVersionError(
             f"{file}: header, row dtype: expected one of {sorted(_DTYPE_NAMES)}, got {code}; "
             "open it with a newer gradsift"
         )
+    dtype = _DTYPE_NAMES[code]
+    if required != required_features(dtype):
+        refuse("required features", f"{required_features(dtype):#x} for {dtype}", f"{required:#x}")
+    unknown_optional = optional & ~KNOWN_OPTIONAL_FEATURES
+    unused_seed = 0 if ROW_DTYPES[dtype].quantised else seed
+    if not unknown_optional and (zero or unused_seed or raw[_HEADER.size : -4].strip(b"\0")):
+        refuse("reserved bytes", "zeros", "others")
     if id_kind not in (ID_INT64, ID_UTF8):
         refuse("id kind", "1 or 2", id_kind)
     if not 1 <= proj_dim <= MAX_PROJ_DIM:
         refuse("proj_dim", f"1 … {MAX_PROJ_DIM}", proj_dim)
+    if ROW_DTYPES[dtype].quantised and (proj_dim < MIN_QUANTISED_DIM or proj_dim & (proj_dim - 1)):
+        refuse("proj_dim", f"a power of two from {MIN_QUANTISED_DIM} for {dtype}", proj_dim)
     if first > MAX_FIRST:
         refuse("first row", f"at most {MAX_FIRST}", first)
-    header = ShardHeader(digest.hex(), first, rows, _DTYPE_NAMES[code], proj_dim, id_kind, block_bytes, optional)
+    header = ShardHeader(digest.hex(), first, rows, dtype, proj_dim, id_kind, block_bytes, optional, seed - unused_seed)
     if not 1 <= rows <= min(MAX_SHARD_ROWS, file_bytes // header.row_bytes):
         refuse("rows", f"1 … {file_bytes // header.row_bytes}, what {file_bytes} bytes can hold", rows)
     if block_bytes < header.row_bytes or block_bytes % header.row_bytes or block_bytes % PAGE_BYTES:
@@ -280,8 +342,9 @@ def parse_footer(raw: bytes, header: ShardHeader, file: str, file_bytes: int) ->
     magic, n_sections, zero = _FOOTER_HEAD.unpack_from(raw)
     if magic != FOOTER_MAGIC:
         refuse("magic", FOOTER_MAGIC, magic)
-    if not 4 <= n_sections <= MAX_SECTIONS:
-        refuse("sections", f"4 … {MAX_SECTIONS}", n_sections)
+    n_known = len(layout(header, 0))
+    if not n_known <= n_sections <= MAX_SECTIONS:
+        refuse("sections", f"{n_known} … {MAX_SECTIONS}", n_sections)
     sections = []
     for index in range(n_sections):
         kind, section_crc, offset, size = _SECTION.unpack_from(raw, _SECTIONS_AT + index * _SECTION.size)
@@ -307,7 +370,7 @@ def parse_footer(raw: bytes, header: ShardHeader, file: str, file_bytes: int) ->
                 f"kind {want.kind}, {want.size} bytes at {want.offset}",
                 f"kind {got.kind}, {got.size} bytes at {got.offset}",
             )
-    for s in sections[4:]:
+    for s in sections[n_known:]:
         if not s.kind & OPTIONAL_SECTION:
             raise DatastoreVersionError(
                 f"{file}: footer: expected sections that version {VERSION} knows, got kind {s.kind}; open it with a "

@@ -6,15 +6,16 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradsift.datastore._place import Place, open_place
 from gradsift.datastore._ranges import RowRanges
-from gradsift.datastore.format import ID_UTF8, VERSION, looks_like_shard, parse_name
+from gradsift.datastore.format import ID_UTF8, VERSION, ShardHeader, looks_like_shard, parse_name
 from gradsift.datastore.report import ShardReport, VerifyReport, ranges_text
-from gradsift.datastore.rows import decode_rows
+from gradsift.datastore.rows import StoredRows, decode_rows
 from gradsift.datastore.shard import Damage, Shard
 from gradsift.datastore.spec_file import FILE_NAME, MAX_BYTES, expected_rows, parse_spec
 from gradsift.datastore.table import COLUMNS, FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO, Columns
@@ -38,7 +39,12 @@ class Block:
         Row number of the first row; row i of the block is row ``first + i`` of the store.
     ids : list of str or of int, n long
     rows : (n, P) float32
-        Read-only for stores of float32, where it is the file itself.
+        Made when first asked for. Read-only for stores of float32, where it is the file itself.
+    packed : (n, …), read-only
+        The rows as they are stored: P floats, bfloat16 as uint16; or P · bits / 8 bytes of codes, uint8.
+    scales : (n,) float32, norms : (n,) float64; None unless rows are quantised
+        Row i is ``scales[i] · D · H · codes``, 0 for zeros and NaN for what is not finite; its norm before it was
+        quantised is ``norms[i]`` (docs/datastore-format.md, which has H and D too).
     grad_norm, gamma_norm : (n,) float64; NaN where not known
     tokens : (n,) int64; −1 where not known
     loss : (n,) float32; NaN where not known
@@ -47,7 +53,8 @@ class Block:
 
     first: int
     ids: list[str] | list[int]
-    rows: np.ndarray
+    stored: StoredRows
+    header: ShardHeader
     grad_norm: np.ndarray
     gamma_norm: np.ndarray
     tokens: np.ndarray
@@ -55,7 +62,23 @@ class Block:
     flags: np.ndarray
 
     def __len__(self) -> int:
-        return int(self.rows.shape[0])
+        return len(self.ids)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        return decode_rows(self.stored, self.header.dtype, seed=self.header.rotation_seed)
+
+    @property
+    def packed(self) -> np.ndarray:
+        return self.stored.numbers
+
+    @property
+    def scales(self) -> np.ndarray | None:
+        return self.stored.scales
+
+    @property
+    def norms(self) -> np.ndarray | None:
+        return self.stored.norms
 
 
 class Datastore:
@@ -102,8 +125,8 @@ class Datastore:
             is held in memory while it is uploaded.
         spec : StoreSpec or ProjectionSpec
             What the rows mean. ``spec.data["rows"]``, where given, is the number of rows of the finished store.
-        dtype : {"bfloat16", "float16", "float32"}
-            How rows are stored.
+        dtype : {"bfloat16", "float16", "float32", "int8", "int4", "int1"}
+            How rows are stored. The last three take 8, 4 and 1 bit a number, after a rotation that readers undo.
         resume : bool
             Continue a store of the same `spec` and `dtype`; one that is not there yet is made.
         shard_rows : int
@@ -227,7 +250,7 @@ class Datastore:
         for shard in self._shards:
             lo, hi = max(start, shard.first), min(stop, shard.stop)
             if lo < hi:
-                out[lo - start : hi - start] = decode_rows(shard.stored(lo - shard.first, hi - shard.first), self.dtype)
+                out[lo - start : hi - start] = shard.rows(lo - shard.first, hi - shard.first)
         return out
 
     def blocks(self, rows: int = 4096, *, on_error: str = "raise") -> Iterator[Block]:
@@ -315,6 +338,7 @@ class Datastore:
             ("spec digest", self.id, header.spec_digest),
             ("row dtype", self.dtype, header.dtype),
             ("proj_dim", self.proj_dim, header.proj_dim),
+            ("rotation seed", self.spec.projection.seed if header.quantised else 0, header.rotation_seed),
         ):
             if want != got:
                 raise SpecMismatchError(f"{shard.file}: {what}: expected {want} as in {spec_file}, got {got}")
@@ -356,7 +380,8 @@ class Datastore:
         return Block(
             shard.first + part.start,
             ids,
-            decode_rows(shard.stored(part.start, part.stop, ahead=True), self.dtype),
+            shard.stored(part.start, part.stop, ahead=True),
+            shard.header,
             *(getattr(known, name) for name, _ in COLUMNS),
         )
 

@@ -1,26 +1,76 @@
-"""Rows as they are stored: float32, float16 or bfloat16, little-endian; bfloat16 travels as uint16."""
+"""Rows as they are stored: floats (bfloat16 travels as uint16), or bytes of codes with a scale and a norm for each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from gradsift._native import round_rows
 from gradsift.datastore.format import ROW_DTYPES
 from gradsift.datastore.table import FLAG_NONFINITE, FLAG_ZERO
+from gradsift.ops import dequantise_rows, quantise_rows
 
 _FLOAT16_MIN_NORMAL = np.float32(2.0**-14)
 _ENCODE_BYTES = 1 << 22
 
 
-def encode_rows(rows: np.ndarray, dtype: str, ids: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class StoredRows:
+    """n rows as a file has them.
+
+    Attributes
+    ----------
+    numbers : (n, P) of the stored float dtype, or (n, P · bits / 8) uint8; C-contiguous
+    scales : (n,) float32, norms : (n,) float64
+        Of quantised rows, else None.
+    """
+
+    numbers: np.ndarray
+    scales: np.ndarray | None = None
+    norms: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, part: slice) -> StoredRows:
+        if self.scales is None or self.norms is None:
+            return StoredRows(self.numbers[part])
+        return StoredRows(self.numbers[part], self.scales[part], self.norms[part])
+
+    def same_bits(self, other: StoredRows) -> np.ndarray:
+        """(n,) bool: which rows are the same, bit for bit, as those of `other`, rows of the same dtype."""
+        same = np.ones(len(self), bool)
+        for mine, others in zip(
+            (self.numbers, self.scales, self.norms), (other.numbers, other.scales, other.norms), strict=True
+        ):
+            if mine is not None and others is not None:
+                bits = f"V{mine.nbytes // max(len(mine), 1)}"
+                same &= (mine.view(bits) == np.ascontiguousarray(others).view(bits)).reshape(-1)
+        return same
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[StoredRows]) -> StoredRows:
+        """All rows of `parts`, one or more of one dtype, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        numbers = np.concatenate([part.numbers for part in parts])
+        scales = [part.scales for part in parts if part.scales is not None]
+        norms = [part.norms for part in parts if part.norms is not None]
+        return cls(numbers, np.concatenate(scales), np.concatenate(norms)) if scales else cls(numbers)
+
+
+def encode_rows(rows: np.ndarray, dtype: str, ids: Sequence[object], *, seed: int = 0) -> tuple[StoredRows, np.ndarray]:
     """`rows` (n, P) of any floating dtype as stored, a copy, rounded to nearest even; and their flags (n,) uint32.
 
-    NaN and Inf are kept and flagged. A finite row that would overflow, or a non-zero one that would vanish or fall
-    below float16's normal range altogether, raises ValueError with its id: stored, it would be another row.
+    NaN and Inf are kept and flagged; a quantised row that holds one is all NaN. A finite row that would overflow, or a
+    non-zero one that would vanish or fall below float16's normal range altogether, raises ValueError with its id:
+    stored, it would be another row. `seed` is that of the rotation of quantised rows.
     """
-    stored = np.empty(rows.shape, ROW_DTYPES[dtype][1])
+    if ROW_DTYPES[dtype].quantised:
+        return _quantise(rows, dtype, ids, seed)
+    stored = np.empty(rows.shape, ROW_DTYPES[dtype].numpy)
     if dtype == "bfloat16" and rows.dtype == "<f4":
         largest = _round_rows(rows, stored)
     else:
@@ -29,7 +79,7 @@ def encode_rows(rows: np.ndarray, dtype: str, ids: Sequence[object]) -> tuple[np
         # Rounding keeps order, so the largest magnitude stored is the largest magnitude, rounded.
         kept_bits = np.empty(largest.shape, stored.dtype)
         _encode(largest.astype("<f4"), dtype, kept_bits)
-    kept = decode_rows(kept_bits, dtype)
+    kept = _widen(kept_bits, dtype)
     lost = np.isfinite(largest) & ~np.isfinite(kept)
     lost |= (largest > 0) & ((kept < _FLOAT16_MIN_NORMAL) if dtype == "float16" else (kept == 0))
     if lost.any():
@@ -39,12 +89,15 @@ def encode_rows(rows: np.ndarray, dtype: str, ids: Sequence[object]) -> tuple[np
             f"{float(largest[bad]):.3g} for id {ids[bad]!r}; store them as "
             f"{'bfloat16 or float32' if dtype == 'float16' else 'float32, scaled'}"
         )
-    return stored, (FLAG_NONFINITE * ~np.isfinite(largest) + FLAG_ZERO * (kept == 0)).astype(np.uint32)
+    return StoredRows(stored), (FLAG_NONFINITE * ~np.isfinite(largest) + FLAG_ZERO * (kept == 0)).astype(np.uint32)
 
 
-def flags_of(stored: np.ndarray, dtype: str) -> np.ndarray:
+def flags_of(stored: StoredRows, dtype: str) -> np.ndarray:
     """The flags (n,) uint32 that follow from the numbers of `stored` rows."""
-    bits = stored.view(f"<u{stored.dtype.itemsize}")
+    if stored.scales is not None:  # a row is zeros or NaN just where its scale is
+        of_scales: np.ndarray = FLAG_NONFINITE * np.isnan(stored.scales) + FLAG_ZERO * (stored.scales == 0)
+        return of_scales.astype(np.uint32)
+    bits = stored.numbers.view(f"<u{stored.numbers.itemsize}")
     infinity = np.array([np.inf], "<f4").view("<u4") if dtype != "float16" else np.array([np.inf], "<f2").view("<u2")
     if dtype == "bfloat16":
         infinity >>= 16
@@ -76,18 +129,48 @@ def _store_rows(rows: np.ndarray, dtype: str, stored: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for at in range(0, len(rows), step):
             part = slice(at, at + step)
-            largest[part] = np.maximum(rows[part].max(axis=1), -rows[part].min(axis=1))  # NaN if any is
+            largest[part] = _largest(rows[part])
             _encode(np.ascontiguousarray(rows[part], dtype="<f4"), dtype, stored[part])
     return largest
 
 
-def decode_rows(stored: np.ndarray, dtype: str) -> np.ndarray:
+def decode_rows(stored: StoredRows, dtype: str, *, seed: int = 0) -> np.ndarray:
     """`stored` rows as float32; for float32 the array itself, which may be a read-only view of the file."""
+    if ROW_DTYPES[dtype].quantised:
+        return dequantise_rows(stored.numbers, stored.scales, bits=ROW_DTYPES[dtype].bits, seed=seed)
+    return _widen(stored.numbers, dtype)
+
+
+def _quantise(rows: np.ndarray, dtype: str, ids: Sequence[object], seed: int) -> tuple[StoredRows, np.ndarray]:
+    with np.errstate(over="ignore", under="ignore"):
+        single = rows.astype(np.float32, copy=False)
+    found = quantise_rows(single, bits=ROW_DTYPES[dtype].bits, seed=seed)
+    given = found.norms
+    if rows.dtype.itemsize > 4:  # what float32 cannot hold may have become infinite or zero
+        given = np.where(np.isfinite(given) & (given > 0), given, _largest(rows).astype(np.float64))
+    lost = np.isfinite(given) & (given != 0) & ~(found.scales > 0)
+    if lost.any():
+        bad = int(np.argmax(lost))
+        raise ValueError(
+            f"sketches: expected rows within the range of {dtype}, whose norms are 0 or 2**-100 … 2**100, got a norm "
+            f"of {float(given[bad]):.3g} for id {ids[bad]!r}; store them as float32, scaled"
+        )
+    stored = StoredRows(found.codes, found.scales, found.norms)
+    return stored, flags_of(stored, dtype)
+
+
+def _largest(rows: np.ndarray) -> np.ndarray:
+    """The largest magnitude in each row; NaN if any number is."""
+    largest: np.ndarray = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    return largest
+
+
+def _widen(numbers: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "float32":
-        return stored.astype(np.float32, copy=False)
+        return numbers.astype(np.float32, copy=False)
     if dtype == "float16":
-        return stored.astype(np.float32)
-    wide = stored.astype(np.uint32)
+        return numbers.astype(np.float32)
+    wide = numbers.astype(np.uint32)
     wide <<= 16
     return wide.view(np.float32)
 

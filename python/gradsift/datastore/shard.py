@@ -11,7 +11,7 @@ import numpy as np
 from gradsift.datastore import format as fmt
 from gradsift.datastore._checksum import crc32c
 from gradsift.datastore._place import Place
-from gradsift.datastore.rows import flags_of
+from gradsift.datastore.rows import StoredRows, decode_rows, flags_of
 from gradsift.datastore.table import FLAG_NONFINITE, FLAG_ZERO, RowTable
 from gradsift.errors import DatastoreCorruptError
 
@@ -67,6 +67,7 @@ class Shard:
         self._crcs = np.frombuffer(checksums, "<u4", self.header.n_blocks)
         self._check_blocks = check_blocks
         self._table: RowTable | None = None
+        self._scales: tuple[np.ndarray, np.ndarray] | None = None
         # Which blocks are still to be checked, of the bytes that were read under this number.
         self._unchecked = (0, np.full(self.header.n_blocks, check_blocks))
 
@@ -85,7 +86,7 @@ class Shard:
             self._table = RowTable(raw, self.header.rows, self.header.id_kind, self.file)
         return self._table
 
-    def stored(self, start: int, stop: int, *, ahead: bool = False) -> np.ndarray:
+    def stored(self, start: int, stop: int, *, ahead: bool = False) -> StoredRows:
         """Rows ``[start, stop)`` of the shard as stored, a read-only view of blocks that passed their checksums.
 
         `ahead` says that the rows after them are read next.
@@ -95,15 +96,38 @@ class Shard:
             if unchecked[block]:
                 self._check_block(block, blocks, raw, unchecked)
         rows = min(blocks.stop * self.header.block_rows, self.header.rows) - first
-        kind = np.dtype(fmt.ROW_DTYPES[self.header.dtype][1])
+        kind = np.dtype(fmt.ROW_DTYPES[self.header.dtype].numpy)
         stored = np.frombuffer(raw, kind, max(rows, 0) * self.header.row_bytes // kind.itemsize)
-        return stored.reshape(-1, self.header.row_bytes // kind.itemsize)[start - first : stop - first]
+        numbers = stored.reshape(-1, self.header.row_bytes // kind.itemsize)[start - first : stop - first]
+        if not self.header.quantised:
+            return StoredRows(numbers)
+        norms, scales = self.scales()
+        return StoredRows(numbers, scales[start:stop], norms[start:stop])
 
-    def difference(self, rows: range, ids: list[Any], stored: np.ndarray) -> str | None:
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``[start, stop)`` of the shard as float32."""
+        return decode_rows(self.stored(start, stop), self.header.dtype, seed=self.header.rotation_seed)
+
+    def scales(self) -> tuple[np.ndarray, np.ndarray]:
+        """(norms, scales) of quantised rows, (rows,) float64 and float32, the section's checksum checked once."""
+        if self._scales is None:
+            raw = self._checked_section(fmt.SECTION_SCALES, "row scales")
+            norms = np.frombuffer(raw, "<f8", self.header.rows)
+            scales = np.frombuffer(raw, "<f4", self.header.rows, norms.nbytes)
+            wrong = ~((scales >= 0) & (scales < np.inf) | np.isnan(scales))
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                raise DatastoreCorruptError(
+                    f"{self.file}: row scales: expected finite ones from 0, or NaN, got {scales[row]} for row "
+                    f"{self.first + row}"
+                )
+            self._scales = norms, scales
+        return self._scales
+
+    def difference(self, rows: range, ids: list[Any], stored: StoredRows) -> str | None:
         """Where `rows` of the store, all in this shard, differ from these; None if ids and bits are equal."""
         start, stop = rows.start - self.first, rows.stop - self.first
-        bits = f"V{stored.dtype.itemsize * stored.shape[1]}"
-        same = (self.stored(start, stop).view(bits) == np.ascontiguousarray(stored).view(bits)).reshape(-1)
+        same = self.stored(start, stop).same_bits(stored)
         for at, (mine, other) in enumerate(zip(self.table().ids(start, stop), ids, strict=True)):
             if mine != other:
                 return f"the id of row {rows[at]} ({mine!r} against {other!r})"
@@ -138,6 +162,8 @@ class Shard:
         try:
             table = self.table()
             table.ids(0, self.header.rows)
+            if self.header.quantised:
+                self.scales()
         except DatastoreCorruptError as error:
             found.append(str(error))
             return found

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from gradsift.datastore.format import KNOWN_REQUIRED_FEATURES, MAX_FIRST, ROW_DTYPES, VERSION
+from gradsift.datastore.format import KNOWN_REQUIRED_FEATURES, MAX_FIRST, ROW_DTYPES, VERSION, required_features
 from gradsift.errors import DatastoreCorruptError, DatastoreVersionError
 from gradsift.specs import ProjectionSpec, StoreSpec, canonical_json
 
@@ -26,7 +26,7 @@ def pack_spec(spec: StoreSpec, dtype: str) -> bytes:
         record = {
             "digest": spec.digest,
             "format": FORMAT,
-            "required_features": KNOWN_REQUIRED_FEATURES,
+            "required_features": required_features(dtype),
             "row_dtype": dtype,
             "spec": spec.to_dict(),
             "version": VERSION,
@@ -89,6 +89,9 @@ def parse_spec(raw: bytes, file: str) -> tuple[StoreSpec, str]:
             f"{file}: row_dtype: expected one of {sorted(ROW_DTYPES)}, got "
             f"{_short(repr(record['row_dtype']))}; open it with a newer gradsift"
         )
+    wanted = required_features(record["row_dtype"])
+    if required != wanted:
+        refuse("required_features", f"{wanted} for {record['row_dtype']}", required)
     return _spec(record["spec"], record["digest"], file), record["row_dtype"]
 
 

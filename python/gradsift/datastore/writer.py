@@ -17,7 +17,7 @@ from gradsift.datastore._ranges import RowRanges
 from gradsift.datastore.claims import Claim
 from gradsift.datastore.compare import listed, spec_differences
 from gradsift.datastore.reader import Datastore
-from gradsift.datastore.rows import encode_rows
+from gradsift.datastore.rows import StoredRows, encode_rows
 from gradsift.datastore.shard import Shard
 from gradsift.datastore.spec_file import FILE_NAME, MAX_BYTES, expected_rows, pack_spec, parse_spec
 from gradsift.datastore.table import COLUMNS, FLAG_NO_LABELS, UNKNOWN_TOKENS, Columns, pack_table
@@ -34,7 +34,7 @@ class _Piece:
 
     first: int
     ids: list[Any]
-    rows: np.ndarray  # as stored
+    rows: StoredRows
     columns: Columns
 
     @property
@@ -99,7 +99,7 @@ class DatastoreWriter:
         self._check_unique(names, rows_of, first)
         if not names:
             return
-        stored, flags = encode_rows(values, self.dtype, names)
+        stored, flags = encode_rows(values, self.dtype, names, seed=self.spec.projection.seed)
         flags |= np.uint32(FLAG_NO_LABELS) * (columns.tokens == 0)
         columns = Columns(columns.grad_norm, columns.gamma_norm, columns.tokens, columns.loss, flags)
 
@@ -283,16 +283,10 @@ class DatastoreWriter:
         del self._pending[window]
 
     def _publish_shard(self, pieces: list[_Piece]) -> None:
-        rows = pieces[0].rows if len(pieces) == 1 else np.concatenate([piece.rows for piece in pieces])
+        rows = StoredRows.concatenate([piece.rows for piece in pieces])
         ids = [name for piece in pieces for name in piece.ids]
-        header = fmt.ShardHeader(
-            self.spec.digest,
-            pieces[0].first,
-            len(ids),
-            self.dtype,
-            self.spec.projection.proj_dim,
-            fmt.ID_INT64 if isinstance(ids[0], int) else fmt.ID_UTF8,
-        )
+        id_kind = fmt.ID_INT64 if isinstance(ids[0], int) else fmt.ID_UTF8
+        header = fmt.ShardHeader.of(self.spec, self.dtype, first=pieces[0].first, rows=len(ids), id_kind=id_kind)
         table = pack_table(ids, Columns.concatenate([piece.columns for piece in pieces]))
         with closing(fmt.shard_chunks(header, rows, table)) as chunks:
             self._directory.publish(
@@ -302,7 +296,7 @@ class DatastoreWriter:
                 check=lambda: self._check_no_overlap(header, ids, rows),
             )
 
-    def _check_no_overlap(self, header: fmt.ShardHeader, ids: list[Any], rows: np.ndarray) -> None:
+    def _check_no_overlap(self, header: fmt.ShardHeader, ids: list[Any], rows: StoredRows) -> None:
         """Other writers may have published since the store was opened."""
         for name in self._directory.names():
             place = fmt.parse_name(name)
