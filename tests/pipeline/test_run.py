@@ -353,3 +353,17 @@ def test_selected_rows_score_as_brute_force_over_the_stores_says(record: dict[st
     selected = [json.loads(x) for x in (directory / "selected.jsonl").read_text().splitlines()]
     assert [row["id"] for row in selected] == [run.pool.ids[i] for i in best]
     np.testing.assert_allclose([row["influence"] for row in selected], total[best], rtol=0, atol=1e-6)
+
+
+def test_a_quantised_pool_keeps_its_targets_in_float32_and_selects_almost_the_same(record: dict[str, Any]) -> None:
+    run = open_run(record)
+    (directory,) = select_samples(run)
+    floats = selected_ids(directory)
+    shutil.rmtree(run.directory.path / "stores")
+    record["collect"]["dtype"] = "int8"
+    run = open_run(record)
+    (directory,) = select_samples(run)
+    for c in finished_checkpoints(run.directory.warmup):
+        assert gs.Datastore.open(run.directory.pool_store(c.name)).dtype == "int8"
+        assert gs.Datastore.open(run.directory.target_store(c.name, "digits")).dtype == "float32"
+    assert len(set(floats) & set(selected_ids(directory))) >= len(floats) - 1

@@ -30,7 +30,7 @@ def collect(run: Run) -> list[Path]:
     return checkpoints
 
 
-def _settings(run: Run, folder: Path, part: Part, gamma: str) -> dict[str, Any]:
+def _settings(run: Run, folder: Path, part: Part, gamma: str, dtype: str) -> dict[str, Any]:
     config = run.config
     return {
         "model": run.model_settings,
@@ -38,7 +38,7 @@ def _settings(run: Run, folder: Path, part: Part, gamma: str) -> dict[str, Any]:
         "checkpoint": checkpoint_record(folder),
         "projection": config.collect.projection().to_dict(),
         "gamma": gamma,
-        "dtype": config.collect.dtype,
+        "dtype": dtype,
         "data": part.encoded.digest,
     }
 
@@ -48,18 +48,19 @@ def step_of(store: Path) -> Path:
     return store.with_name(f"{store.name}.step")
 
 
-def _is_done(run: Run, folder: Path, path: Path, part: Part, gamma: str) -> bool:
+def _is_done(run: Run, folder: Path, path: Path, part: Part, gamma: str, dtype: str) -> bool:
     """Whether the store at `path` was finished and still is whole: a shard that was deleted is collected again."""
-    done = run.directory.is_done(step_of(path), _settings(run, folder, part, gamma))
+    done = run.directory.is_done(step_of(path), _settings(run, folder, part, gamma, dtype))
     return done and (path / "spec.json").is_file() and Datastore.open(path, on_error="skip").complete
 
 
 def _collect_checkpoint(run: Run, folder: Path) -> None:
-    work: list[tuple[str, Path, Part, str]] = [
-        ("pool", run.directory.pool_store(folder.name), run.pool, run.config.collect.gamma)
+    wanted = run.config.collect
+    work: list[tuple[str, Path, Part, str, str]] = [
+        ("pool", run.directory.pool_store(folder.name), run.pool, wanted.gamma, wanted.dtype)
     ]
     work += [
-        (f"target {name}", run.directory.target_store(folder.name, name), part, "sgd")
+        (f"target {name}", run.directory.target_store(folder.name, name), part, "sgd", wanted.target_dtype)
         for name, part in run.targets.items()
     ]
     todo = [item for item in work if not _is_done(run, folder, *item[1:])]
@@ -68,8 +69,8 @@ def _collect_checkpoint(run: Run, folder: Path) -> None:
         return
     model = load_adapter(load_base(run.config.model), folder)
     moments = load_moments(folder, model)
-    for title, path, part, kind in todo:
-        settings = _settings(run, folder, part, kind)
+    for title, path, part, kind, dtype in todo:
+        settings = _settings(run, folder, part, kind, dtype)
         run.directory.begin(step_of(path), settings)
         gamma = gamma_of(kind, moments.betas, moments.eps, moments.step)
         collector = GradientCollector(
@@ -95,7 +96,7 @@ def _collect_checkpoint(run: Run, folder: Path) -> None:
             part.ids,
             part.encoded,
             pad_id=run.tokenizer.pad_token_id,
-            dtype=run.config.collect.dtype,
+            dtype=dtype,
             max_tokens=run.config.collect.max_tokens,
             shard_rows=run.config.collect.shard_rows,
             title=f"{folder.name}, {title}",

@@ -115,7 +115,9 @@ class CollectConfig(_Section):
     gamma: Literal["adam", "less", "affine", "second_moment", "sgd", "sign"] = Field(
         "adam", description="map from gradient to update direction, for candidates; targets always take sgd"
     )
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of the stored rows")
+    dtype: Literal["bfloat16", "float16", "float32", "int8", "int4", "int1"] = Field(
+        "bfloat16", description="of the stored rows; with int8, int4 or int1 the few rows of targets are float32"
+    )
     max_tokens: int = Field(2048, ge=1, description="tokens a batch, padding included")
     shard_rows: int = Field(256, ge=1, description="rows a shard: what an interrupted run loses at most")
 
@@ -123,6 +125,11 @@ class CollectConfig(_Section):
     def _projection_is_valid(self) -> CollectConfig:
         self.projection()
         return self
+
+    @property
+    def target_dtype(self) -> str:
+        """Scores keep more of their order where only one side is quantised, and targets are few."""
+        return "float32" if self.dtype.startswith("int") else self.dtype
 
     def projection(self) -> ProjectionSpec:
         return ProjectionSpec(self.proj_dim, self.seed, self.kind, self.nonzeros)
