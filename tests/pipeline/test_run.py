@@ -359,7 +359,7 @@ def test_a_quantised_pool_keeps_its_targets_in_float32_and_selects_almost_the_sa
     run = open_run(record)
     (directory,) = select_samples(run)
     floats = selected_ids(directory)
-    shutil.rmtree(run.directory.path / "stores")
+    shutil.rmtree(run.directory.root / "stores")
     record["collect"]["dtype"] = "int8"
     run = open_run(record)
     (directory,) = select_samples(run)
