@@ -95,7 +95,7 @@ def read_shard(path, record):
     need(endian == 0x01020304 and version == 1 and required <= 1 and code in DTYPES, f"{path}: another version")
     dtype, bits, stored_as = DTYPES[code]
     need((required == 1) == (code >= 16) == (record["required_features"] == 1), f"{path}: required features")
-    row_bytes, want_seed = bits * proj_dim // 8, record["spec"]["projection"]["seed"] if required else 0
+    row_bytes, want_seed = bits * proj_dim // 8, record["spec"]["projection"].get("seed", 0) if required else 0
     need(seed == want_seed and (optional or not any(head[76:80] + head[96:4092])), f"{path}: header: reserved bytes")
     need(spec.hex() == record["digest"] and dtype == record["row_dtype"], f"{path}: belongs to another spec")
     need(proj_dim == record["spec"]["projection"]["proj_dim"] and id_kind in (1, 2), f"{path}: header: fields")

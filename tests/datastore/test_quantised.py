@@ -11,6 +11,7 @@ from gradsift import Datastore, ProjectionSpec, StoreSpec, ops
 from gradsift.datastore import FLAG_NONFINITE, FLAG_ZERO, _checksum, reader, spec_file
 from gradsift.datastore import format as fmt
 from gradsift.errors import DatastoreCorruptError, DatastoreVersionError, SpecMismatchError
+from gradsift.specs import ForeignProjection
 
 BITS = {"int8": 8, "int4": 4, "int1": 1}
 SEED = 2**60 + 3
@@ -238,3 +239,13 @@ def test_stores_of_different_dtypes_score_alike(stores, tmp_path):
             writer.append(range(60), rows)
         got = ops.score_rows(Datastore.open(tmp_path / dtype).rows(), target)[:, 0]
         assert np.abs(got - want).max() < budget
+
+
+def test_rows_of_a_foreign_matrix_are_rotated_by_seed_0(stores, dtype):
+    rows = stores.sketches(5).rows
+    spec = StoreSpec(ForeignProjection(256, "LESS", "a100"))
+    with Datastore.create(stores.path, spec=spec, dtype=dtype) as writer:
+        writer.append(list("abcde"), rows)
+    want = ops.quantise_rows(rows, bits=BITS[dtype], seed=0)
+    (block,) = Datastore.open(stores.path, verify="full").blocks()
+    np.testing.assert_array_equal(block.packed, want.codes)

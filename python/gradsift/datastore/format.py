@@ -13,10 +13,10 @@ import numpy as np
 from gradsift.datastore._checksum import crc32c
 from gradsift.datastore._digest import FileDigest
 from gradsift.errors import DatastoreCorruptError, DatastoreVersionError
+from gradsift.specs import ForeignProjection, StoreSpec
 
 if TYPE_CHECKING:
     from gradsift.datastore.rows import StoredRows
-    from gradsift.specs import StoreSpec
 
 VERSION = 1
 PAGE_BYTES = 4096
@@ -89,8 +89,15 @@ class ShardHeader:
     @classmethod
     def of(cls, spec: StoreSpec, dtype: str, *, first: int, rows: int, id_kind: int) -> ShardHeader:
         """The header of a shard of a store with this `spec`."""
-        seed = spec.projection.seed if ROW_DTYPES[dtype].quantised else 0
-        return cls(spec.digest, first, rows, dtype, spec.projection.proj_dim, id_kind, rotation_seed=seed)
+        return cls(
+            spec.digest,
+            first,
+            rows,
+            dtype,
+            spec.projection.proj_dim,
+            id_kind,
+            rotation_seed=rotation_seed(spec, dtype),
+        )
 
     @property
     def stop(self) -> int:
@@ -149,6 +156,13 @@ class Rows(Protocol):
 def required_features(dtype: str) -> int:
     """The required feature bits of stores of `dtype`."""
     return FEATURE_QUANTISED if ROW_DTYPES[dtype].quantised else 0
+
+
+def rotation_seed(spec: StoreSpec, dtype: str) -> int:
+    """The seed of the rotation of quantised rows, one for all that may be multiplied with each other; else 0."""
+    if not ROW_DTYPES[dtype].quantised or isinstance(spec.projection, ForeignProjection):
+        return 0
+    return spec.projection.seed
 
 
 def aligned(size: int, to: int) -> int:

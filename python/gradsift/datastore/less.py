@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradsift.datastore.reader import Datastore
-from gradsift.datastore.rows import decode_rows
+from gradsift.datastore.rows import widen
 from gradsift.datastore.table import FLAG_NONFINITE, FLAG_ZERO
 from gradsift.errors import DatastoreCorruptError, DatastoreError, DependencyMissingError
 from gradsift.specs import ForeignProjection, Gamma, StoreSpec, digest_of
@@ -287,8 +287,8 @@ def _float32(rows: torch.Tensor, stored: str) -> np.ndarray:
     if stored == "bfloat16":
         import torch
 
-        return decode_rows(rows.view(torch.int16).numpy().view("<u2"), stored)
-    return decode_rows(rows.numpy(), stored)
+        return widen(rows.view(torch.int16).numpy().view("<u2"), stored)
+    return widen(rows.numpy(), stored)
 
 
 def _file_digest(path: Path) -> str:

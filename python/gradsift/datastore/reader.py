@@ -13,7 +13,7 @@ import numpy as np
 
 from gradsift.datastore._place import Place, open_place
 from gradsift.datastore._ranges import RowRanges
-from gradsift.datastore.format import ID_UTF8, VERSION, ShardHeader, looks_like_shard, parse_name
+from gradsift.datastore.format import ID_UTF8, VERSION, ShardHeader, looks_like_shard, parse_name, rotation_seed
 from gradsift.datastore.report import ShardReport, VerifyReport, ranges_text
 from gradsift.datastore.rows import StoredRows, decode_rows
 from gradsift.datastore.shard import Damage, Shard
@@ -338,7 +338,7 @@ class Datastore:
             ("spec digest", self.id, header.spec_digest),
             ("row dtype", self.dtype, header.dtype),
             ("proj_dim", self.proj_dim, header.proj_dim),
-            ("rotation seed", self.spec.projection.seed if header.quantised else 0, header.rotation_seed),
+            ("rotation seed", rotation_seed(self.spec, self.dtype), header.rotation_seed),
         ):
             if want != got:
                 raise SpecMismatchError(f"{shard.file}: {what}: expected {want} as in {spec_file}, got {got}")

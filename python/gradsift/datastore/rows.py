@@ -79,7 +79,7 @@ def encode_rows(rows: np.ndarray, dtype: str, ids: Sequence[object], *, seed: in
         # Rounding keeps order, so the largest magnitude stored is the largest magnitude, rounded.
         kept_bits = np.empty(largest.shape, stored.dtype)
         _encode(largest.astype("<f4"), dtype, kept_bits)
-    kept = _widen(kept_bits, dtype)
+    kept = widen(kept_bits, dtype)
     lost = np.isfinite(largest) & ~np.isfinite(kept)
     lost |= (largest > 0) & ((kept < _FLOAT16_MIN_NORMAL) if dtype == "float16" else (kept == 0))
     if lost.any():
@@ -138,7 +138,7 @@ def decode_rows(stored: StoredRows, dtype: str, *, seed: int = 0) -> np.ndarray:
     """`stored` rows as float32; for float32 the array itself, which may be a read-only view of the file."""
     if ROW_DTYPES[dtype].quantised:
         return dequantise_rows(stored.numbers, stored.scales, bits=ROW_DTYPES[dtype].bits, seed=seed)
-    return _widen(stored.numbers, dtype)
+    return widen(stored.numbers, dtype)
 
 
 def _quantise(rows: np.ndarray, dtype: str, ids: Sequence[object], seed: int) -> tuple[StoredRows, np.ndarray]:
@@ -165,7 +165,8 @@ def _largest(rows: np.ndarray) -> np.ndarray:
     return largest
 
 
-def _widen(numbers: np.ndarray, dtype: str) -> np.ndarray:
+def widen(numbers: np.ndarray, dtype: str) -> np.ndarray:
+    """Numbers of a stored float dtype as float32."""
     if dtype == "float32":
         return numbers.astype(np.float32, copy=False)
     if dtype == "float16":

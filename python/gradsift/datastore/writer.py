@@ -99,7 +99,7 @@ class DatastoreWriter:
         self._check_unique(names, rows_of, first)
         if not names:
             return
-        stored, flags = encode_rows(values, self.dtype, names, seed=self.spec.projection.seed)
+        stored, flags = encode_rows(values, self.dtype, names, seed=fmt.rotation_seed(self.spec, self.dtype))
         flags |= np.uint32(FLAG_NO_LABELS) * (columns.tokens == 0)
         columns = Columns(columns.grad_norm, columns.gamma_norm, columns.tokens, columns.loss, flags)
 
