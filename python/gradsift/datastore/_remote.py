@@ -154,7 +154,7 @@ class RemoteDirectory:
     def fetch(self, name: str, start: int, stop: int) -> bytes:
         """Bytes ``[start, stop)`` of the file `name`, in one request."""
         try:
-            data = bytes(self._fs.cat_file(self._place(name), start, stop))
+            data = bytes(self._fs.cat_file(self._place(name), start=start, end=stop))
         except Exception as error:  # each file system has errors of its own
             raise self._failed(self.file(name), f"cannot be read at offset {start}", error) from self._cause(error)
         if len(data) != stop - start:
