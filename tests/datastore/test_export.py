@@ -17,7 +17,7 @@ from gradsift.cli import main
 from gradsift.datastore import export, export_store
 from gradsift.errors import DatastoreCorruptError, DatastoreError, DependencyMissingError
 
-FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int4": torch.float32}
 COLUMNS = ("grad_norm", "gamma_norm", "tokens", "loss", "flags")
 
 
@@ -30,7 +30,7 @@ def make(stores, dtype="bfloat16", ids="text", n=11):
 
 
 @pytest.mark.parametrize("ids", ["text", "int"])
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_safetensors_hold_every_row_and_all_that_is_known(stores, tmp_path, monkeypatch, dtype, ids):
     monkeypatch.setattr(export, "_PART_BYTES", 3 * 4 * 256)  # three rows a part
     store = make(stores, dtype, ids)
@@ -38,7 +38,7 @@ def test_safetensors_hold_every_row_and_all_that_is_known(stores, tmp_path, monk
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         got = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         metadata = file.metadata()
-    assert got["rows"].dtype == FLOATS[dtype]
+    assert got["rows"].dtype == DTYPES[dtype]
     want = np.concatenate([block.rows for block in store.blocks()])
     np.testing.assert_array_equal(got["rows"].float().numpy(), want)
     np.testing.assert_array_equal(got["position"].numpy(), np.arange(2, 13))
@@ -54,7 +54,7 @@ def test_safetensors_hold_every_row_and_all_that_is_known(stores, tmp_path, monk
 
 
 @pytest.mark.parametrize("ids", ["text", "int"])
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_parquet_holds_every_row_and_all_that_is_known(stores, tmp_path, monkeypatch, dtype, ids):
     monkeypatch.setattr(export, "_PART_BYTES", 3 * 4 * 256)
     store = make(stores, dtype, ids)

@@ -85,7 +85,7 @@ def fill(stores, url, n=10, **options):
         writer.append([f"id {i}" for i in range(n)], stores.sketches(n, options["spec"].projection.proj_dim))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int4"])
 def test_a_remote_store_holds_the_bytes_of_a_local_one_and_reads_the_same(stores, dtype):
     fill(stores, "memory://bucket/store", dtype=dtype)
     fill(stores, stores.path, dtype=dtype)
