@@ -1,4 +1,4 @@
-# gradsift_add_isa(NAME "flag;flag" source...): adds the sources to _native, built with these flags alone, and defines
+# gradsift_add_isa(NAME "flag;flag" source...): adds the sources to the kernels, built with these flags alone, and defines
 # GRADSIFT_BUILD_<NAME>=1 for the tables that dispatch to them. A compiler without the flags builds the rest.
 include(CheckCXXCompilerFlag)
 
@@ -9,7 +9,7 @@ function(gradsift_add_isa name flags)
         message(STATUS "gradsift: ${name} left out, the compiler lacks ${flag_line}")
         return()
     endif()
-    target_sources(_native PRIVATE ${ARGN})
+    target_sources(kernels PRIVATE ${ARGN})
     set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "${flags}")
-    target_compile_definitions(_native PRIVATE GRADSIFT_BUILD_${name}=1)
+    target_compile_definitions(kernels PRIVATE GRADSIFT_BUILD_${name}=1)
 endfunction()

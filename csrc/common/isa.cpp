@@ -34,6 +34,8 @@ const char* isa_name(Isa isa) {
             return "avx512";
         case Isa::kAvx2:
             return "avx2";
+        case Isa::kNeon:
+            return "neon";
         case Isa::kScalar:
             break;
     }
@@ -57,6 +59,9 @@ const std::vector<Isa>& isas() {
             found.push_back(Isa::kAvx2);
         }
 #endif
+#if GRADSIFT_BUILD_NEON
+        found.push_back(Isa::kNeon);  // every aarch64 CPU has it
+#endif
         found.push_back(Isa::kScalar);
         return found;
     }();
@@ -70,6 +75,9 @@ std::vector<std::string> built_isas() {
 #endif
 #if GRADSIFT_BUILD_AVX2
         "avx2",
+#endif
+#if GRADSIFT_BUILD_NEON
+        "neon",
 #endif
         "scalar"};
 }

@@ -4,8 +4,8 @@
 
 namespace gradsift {
 
-/// Instruction-set levels, each holding the ones before it.
-enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+/// Instruction-set levels, each holding the ones before it on its own architecture.
+enum class Isa : int { kScalar = 0, kNeon = 1, kAvx2 = 2, kAvx512 = 3 };
 
 const char* isa_name(Isa isa);
 

@@ -7,6 +7,7 @@ namespace gradsift {
 template <class Fn>
 struct IsaTable {
     Fn scalar;
+    Fn neon = nullptr;
     Fn avx2 = nullptr;
     Fn avx512 = nullptr;
 
@@ -14,6 +15,7 @@ struct IsaTable {
     Fn pick(Isa level) const {
         if (level >= Isa::kAvx512 && avx512) return avx512;
         if (level >= Isa::kAvx2 && avx2) return avx2;
+        if (level >= Isa::kNeon && neon) return neon;
         return scalar;
     }
 };

@@ -13,6 +13,9 @@ namespace {
 
 constexpr IsaTable<ProjectLinearFn> kTable = {
     .scalar = project_linear_scalar,
+#if GRADSIFT_BUILD_NEON
+    .neon = project_linear_neon,
+#endif
 #if GRADSIFT_BUILD_AVX2
     .avx2 = project_linear_avx2,
 #endif

@@ -38,6 +38,7 @@ static inline int64_t linear_panel_floats(int64_t tokens, int64_t shorter) {
 using ProjectLinearFn = void (*)(const LinearSlice&);
 
 void project_linear_scalar(const LinearSlice& slice);
+void project_linear_neon(const LinearSlice& slice);
 void project_linear_avx2(const LinearSlice& slice);
 void project_linear_avx512(const LinearSlice& slice);
 

@@ -11,6 +11,9 @@ namespace {
 
 constexpr IsaTable<ProjectRowsFn> kTable = {
     .scalar = project_rows_scalar,
+#if GRADSIFT_BUILD_NEON
+    .neon = project_rows_neon,
+#endif
 #if GRADSIFT_BUILD_AVX2
     .avx2 = project_rows_avx2,
 #endif

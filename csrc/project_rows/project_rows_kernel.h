@@ -26,6 +26,7 @@ struct RowsSlice {
 using ProjectRowsFn = void (*)(const RowsSlice&);
 
 void project_rows_scalar(const RowsSlice& slice);
+void project_rows_neon(const RowsSlice& slice);
 void project_rows_avx2(const RowsSlice& slice);
 void project_rows_avx512(const RowsSlice& slice);
 

@@ -16,6 +16,9 @@ namespace {
 
 constexpr IsaTable<QuantiseFn> kQuantise = {
     .scalar = quantise_scalar,
+#if GRADSIFT_BUILD_NEON
+    .neon = quantise_neon,
+#endif
 #if GRADSIFT_BUILD_AVX2
     .avx2 = quantise_avx2,
 #endif
@@ -26,6 +29,9 @@ constexpr IsaTable<QuantiseFn> kQuantise = {
 
 constexpr IsaTable<DequantiseFn> kDequantise = {
     .scalar = dequantise_scalar,
+#if GRADSIFT_BUILD_NEON
+    .neon = dequantise_neon,
+#endif
 #if GRADSIFT_BUILD_AVX2
     .avx2 = dequantise_avx2,
 #endif

@@ -36,9 +36,11 @@ using QuantiseFn = void (*)(const QuantiseSlice&);
 using DequantiseFn = void (*)(const DequantiseSlice&);
 
 void quantise_scalar(const QuantiseSlice& slice);
+void quantise_neon(const QuantiseSlice& slice);
 void quantise_avx2(const QuantiseSlice& slice);
 void quantise_avx512(const QuantiseSlice& slice);
 void dequantise_scalar(const DequantiseSlice& slice);
+void dequantise_neon(const DequantiseSlice& slice);
 void dequantise_avx2(const DequantiseSlice& slice);
 void dequantise_avx512(const DequantiseSlice& slice);
 

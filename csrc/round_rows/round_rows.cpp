@@ -8,6 +8,9 @@ namespace {
 
 constexpr IsaTable<void (*)(const RoundRows&)> kTable = {
     .scalar = round_rows_scalar,
+#if GRADSIFT_BUILD_NEON
+    .neon = round_rows_neon,
+#endif
 #if GRADSIFT_BUILD_AVX2
     .avx2 = round_rows_avx2,
 #endif

@@ -17,6 +17,7 @@ struct RoundRows {
 void round_rows(const RoundRows& call);
 
 void round_rows_scalar(const RoundRows& call);
+void round_rows_neon(const RoundRows& call);
 void round_rows_avx2(const RoundRows& call);
 void round_rows_avx512(const RoundRows& call);
 

@@ -1,11 +1,13 @@
 """Fixtures of the native core's tests. All of them need the extension; without it they skip and say how to build it."""
 
 import importlib.util
+import platform
 
 import numpy as np
 import pytest
 
 NATIVE = importlib.util.find_spec("gradsift._native") is not None
+ISAS = ["scalar", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["scalar", "neon"]
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def native():
     _native.set_isa(before)
 
 
-@pytest.fixture(params=["scalar", "avx2", "avx512"])
+@pytest.fixture(params=ISAS)
 def isa(native, request):
     """Each instruction set in turn, in force while the test runs."""
     if request.param not in native.isas():

@@ -14,31 +14,37 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CMAKE = (ROOT / "CMakeLists.txt").read_text("utf-8")
-CXX = shutil.which(os.environ.get("CXX", "c++"))
+X86 = os.uname().machine in ("x86_64", "AMD64")
+HERE = shutil.which(os.environ.get("CXX", "c++"))
+ARM = HERE if os.uname().machine in ("aarch64", "arm64") else shutil.which("aarch64-linux-gnu-g++")
 NM = shutil.which("nm")
 # one expression for each set of flags in CMakeLists.txt
 FLAGS = {
     "sse42": re.search(r'SSE42 "([^"]+)"', CMAKE).group(1).split(";"),
     "avx2": re.search(r'AVX2 "([^"]+)"', CMAKE).group(1).split(";"),
     "avx512": re.search(r'set\(avx512 "([^"]+)"', CMAKE).group(1).split(";"),
+    "neon": re.search(r'NEON "([^"]+)"', CMAKE).group(1).split(";"),
 }
 FILES = [path for suffix in FLAGS for path in sorted((ROOT / "csrc").glob(f"*/*_{suffix}.cpp"))]
 
-pytestmark = [
-    pytest.mark.skipif(CXX is None or NM is None, reason="no C++ compiler (c++ or $CXX) or no nm on the PATH"),
-    pytest.mark.skipif(os.uname().machine not in ("x86_64", "AMD64"), reason="x86-64 instruction sets only"),
-]
+pytestmark = pytest.mark.skipif(HERE is None or NM is None, reason="no C++ compiler (c++ or $CXX) or no nm on the PATH")
 
 
-def symbols(source, flags, tmp_path):
+def compiler(suffix):
+    if suffix == "neon":
+        return ARM or pytest.skip("no compiler for aarch64; apt has g++-aarch64-linux-gnu")
+    return HERE if X86 else pytest.skip("no compiler for x86-64 here")
+
+
+def symbols(compiler, source, flags, tmp_path):
     """(type letter, demangled name) of every symbol that `source` defines for the linker."""
     target = tmp_path / "object.o"
     common = ["-std=c++20", "-O1", "-w", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", f"-I{ROOT / 'csrc'}"]
     built = subprocess.run(
-        [CXX, *common, *flags, "-c", str(source), "-o", str(target)], capture_output=True, text=True, timeout=300
+        [compiler, *common, *flags, "-c", str(source), "-o", str(target)], capture_output=True, text=True, timeout=300
     )
     if built.returncode and "unrecognized" in built.stderr:
-        pytest.skip(f"{CXX} lacks {' '.join(flags)}")
+        pytest.skip(f"{compiler} lacks {' '.join(flags)}")
     assert built.returncode == 0, built.stderr
     listing = subprocess.run(
         [NM, "-C", "--defined-only", "--extern-only", str(target)], capture_output=True, text=True, check=True
@@ -48,8 +54,8 @@ def symbols(source, flags, tmp_path):
 
 @pytest.mark.parametrize("source", FILES, ids=lambda path: path.stem)
 def test_an_instruction_set_object_defines_its_entry_point_alone(source, tmp_path):
-    flags = FLAGS[source.stem.rpartition("_")[2]]
-    found = symbols(source, flags, tmp_path)
+    suffix = source.stem.rpartition("_")[2]
+    found = symbols(compiler(suffix), source, FLAGS[suffix], tmp_path)
     assert [letter for letter, _ in found] == ["T"], found
     assert found[0][1].startswith(f"gradsift::{source.stem}(")
 
@@ -59,9 +65,9 @@ def test_the_check_sees_an_inline_function(tmp_path):
     source.write_text(
         "inline __attribute__((noinline)) int f(int x) { return x + 1; }\nint g(int x) { return f(x); }\n"
     )
-    assert ("W", "f(int)") in symbols(source, [], tmp_path)
+    assert ("W", "f(int)") in symbols(HERE, source, [], tmp_path)
 
 
 def test_every_instruction_set_file_is_looked_at():
-    named = set(re.findall(r"csrc/\S+_(?:sse42|avx2|avx512)\.cpp", CMAKE))
+    named = set(re.findall(r"csrc/\S+_(?:sse42|avx2|avx512|neon)\.cpp", CMAKE))
     assert named == {str(path.relative_to(ROOT)) for path in FILES}
