@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cxxabi.h>
+#include <unistd.h>
+
 #include <string>
 #include <tuple>
 #include <vector>
@@ -18,6 +21,30 @@ namespace py = pybind11;
 
 namespace gradsift {
 namespace {
+
+/// The GIL released. Before Python 3.14 a thread that asks for it back when the interpreter has ended is ended itself,
+/// by pthread_exit, whose unwinding aborts the process where it would leave a destructor, as that of
+/// py::gil_scoped_release. Here the thread waits for the process to end, as Python 3.14 has it.
+class GilReleased {
+  public:
+    GilReleased() : state_(PyEval_SaveThread()) {}
+    GilReleased(const GilReleased&) = delete;
+    GilReleased& operator=(const GilReleased&) = delete;
+    ~GilReleased() {
+#if defined(__GLIBCXX__)
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (const abi::__forced_unwind&) {
+            for (;;) pause();
+        }
+#else
+        PyEval_RestoreThread(state_);
+#endif
+    }
+
+  private:
+    PyThreadState* const state_;
+};
 
 // (address, dtype, sample stride, row stride), strides in elements
 using RowsTuple = std::tuple<uintptr_t, int, int64_t, int64_t>;
@@ -132,7 +159,7 @@ uint32_t bind_crc32c(const py::object& data, uint32_t value) {
         Py_buffer* view;
         ~Release() { PyBuffer_Release(view); }
     } const release{&view};
-    const py::gil_scoped_release no_gil;
+    const GilReleased no_gil;
     return crc32c(view.buf, static_cast<size_t>(view.len), value);
 }
 
@@ -148,22 +175,22 @@ std::vector<std::string> isa_names() {
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     using namespace gradsift;
     m.doc() = "Kernels of gradsift on raw addresses; use gradsift.ops.";
-    m.def("project_linear", &bind_project_linear, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
-          py::arg("activations"), py::arg("output_grads"), py::arg("cu_seqlens"), py::arg("padded"), py::arg("samples"),
-          py::arg("d_out"), py::arg("d_in"), py::arg("projection"), py::arg("param_id"), py::arg("gamma"),
-          py::arg("first_moment"), py::arg("second_moment"), py::arg("output"), py::arg("threads"));
-    m.def("project_rows", &bind_project_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(), py::arg("grads"),
+    m.def("project_linear", &bind_project_linear, py::call_guard<GilReleased>(), py::kw_only(), py::arg("activations"),
+          py::arg("output_grads"), py::arg("cu_seqlens"), py::arg("padded"), py::arg("samples"), py::arg("d_out"),
+          py::arg("d_in"), py::arg("projection"), py::arg("param_id"), py::arg("gamma"), py::arg("first_moment"),
+          py::arg("second_moment"), py::arg("output"), py::arg("threads"));
+    m.def("project_rows", &bind_project_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("grads"),
           py::arg("row_ids"), py::arg("cu_seqlens"), py::arg("samples"), py::arg("d_out"), py::arg("d_in"),
           py::arg("projection"), py::arg("param_id"), py::arg("gamma"), py::arg("first_moment"),
           py::arg("second_moment"), py::arg("output"), py::arg("threads"));
-    m.def("quantise_rows", &bind_quantise_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
-          py::arg("rows"), py::arg("n_rows"), py::arg("proj_dim"), py::arg("bits"), py::arg("seed"), py::arg("codes"),
-          py::arg("scales"), py::arg("norms"), py::arg("threads"));
-    m.def("dequantise_rows", &bind_dequantise_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
-          py::arg("codes"), py::arg("scales"), py::arg("n_rows"), py::arg("proj_dim"), py::arg("bits"), py::arg("seed"),
-          py::arg("out"), py::arg("threads"));
-    m.def("round_rows", &bind_round_rows, py::call_guard<py::gil_scoped_release>(), py::kw_only(), py::arg("rows"),
-          py::arg("n"), py::arg("cols"), py::arg("stride"), py::arg("out"), py::arg("largest"),
+    m.def("quantise_rows", &bind_quantise_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("rows"),
+          py::arg("n_rows"), py::arg("proj_dim"), py::arg("bits"), py::arg("seed"), py::arg("codes"), py::arg("scales"),
+          py::arg("norms"), py::arg("threads"));
+    m.def("dequantise_rows", &bind_dequantise_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("codes"),
+          py::arg("scales"), py::arg("n_rows"), py::arg("proj_dim"), py::arg("bits"), py::arg("seed"), py::arg("out"),
+          py::arg("threads"));
+    m.def("round_rows", &bind_round_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("rows"), py::arg("n"),
+          py::arg("cols"), py::arg("stride"), py::arg("out"), py::arg("largest"),
           "float32 rows as bfloat16, and the largest bit pattern of each without its sign.");
     m.def("crc32c", &bind_crc32c, py::arg("data"), py::arg("value") = 0,
           "CRC-32C of a contiguous buffer, continuing from `value`.");
