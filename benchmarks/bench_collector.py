@@ -103,6 +103,8 @@ def test_bf16(rank, options, record, benchmark):
     loop = user_recipe.UserLoop(model, moments, SPEC.proj_dim)
     hooks = user_recipe.UserHooks(model, moments, SPEC.proj_dim)
     less = less_recipe.LessRecipe(model, moments)
+    as_less = GradientCollector(model, SPEC, gamma="less", moments=moments).collect(batches.alone[0])
+    np.testing.assert_allclose(float(less.vector(batches.alone[0]).norm()), as_less.gamma_norm[0], rtol=0.05)
     check_same_work(ours(collector, batches.packed)(), loop.collect(batches.alone))
     check_same_work(ours(collector, batches.padded)(), hooks.collect(batches.padded))
     times = race(

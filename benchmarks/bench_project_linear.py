@@ -46,7 +46,7 @@ def race(
     finalists = timing.fastest(forms, timing.cpu_clock, FINALISTS)
     times = timing.alternate({"ours": call, **finalists}, timing.cpu_clock, seconds=seconds, benchmark=benchmark)
     best = times.best(list(finalists))
-    path = "OpenBLAS" if best.startswith("numpy") else machine.path_taken(forms[best])
+    path = machine.numpy_blas().split()[0] if best.startswith("numpy") else machine.path_taken(forms[best])
     return {
         "ratio": round(times.ratio("ours", best), 3),
         "ours_gflops": round(case.flop / times.median("ours") / 1e9, 1),

@@ -89,6 +89,17 @@ def slug() -> str:
     return "-".join([*words, *family, f"{len(os.sched_getaffinity(0))}cores"])
 
 
+def numpy_blas() -> str:
+    """The library that NumPy's products run in, as it is loaded, such as ``OpenBLAS 0.3.31 (SkylakeX)``."""
+    names = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS"}
+    pools = [
+        f"{names.get(pool['internal_api'], pool['internal_api'])} {pool['version']} ({pool.get('architecture', 'any')})"
+        for pool in threadpoolctl.threadpool_info()
+        if pool["user_api"] == "blas" and "numpy" in pool["filepath"]
+    ]
+    return pools[0] if pools else "a BLAS that threadpoolctl does not know"
+
+
 def software() -> dict[str, Any]:
     """Versions, the BLAS each library was built with, and the instruction set of our kernels."""
     versions = {"python": platform.python_version()}
@@ -97,16 +108,11 @@ def software() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    pools = [
-        f"{pool['internal_api']} {pool.get('version')} ({pool['architecture']})"
-        for pool in threadpoolctl.threadpool_info()
-        if pool["user_api"] == "blas" and "numpy" in pool["filepath"]
-    ]
     config = torch.__config__.show()
     lines = [line.strip("- ").split("(Git")[0].split("for Intel")[0].strip() for line in config.splitlines()]
     return {
         "versions": versions,
-        "numpy_blas": pools or ["not OpenBLAS"],
+        "numpy_blas": numpy_blas(),
         "torch_libraries": [line for line in lines if "Math Kernel Library" in line or "MKL-DNN" in line]
         or ["neither MKL nor oneDNN"],
         "our_isa": _native.isa(),

@@ -25,7 +25,7 @@ def machine(topics: dict[str, dict[str, Run]]) -> str:
         f"- {about['cpu']}; {about['cores']} cores; {', '.join(about['isa'])}; {caches}; {about['memory_gib']} GiB; "
         f"{about['system']}",
         f"- {versions}",
-        f"- NumPy multiplies through {', '.join(software['numpy_blas'])}; torch has "
+        f"- NumPy multiplies through {software['numpy_blas']}; torch has "
         f"{', '.join(software['torch_libraries'])} and {software['torch_threads']} threads; our kernels run "
         f"{software['our_isa']}",
         f"- measured on {', '.join(sorted({run['date'] for run in runs}))}, commits {', '.join(commits)}",
@@ -78,7 +78,7 @@ def _as_it_comes(cases: list[Run]) -> str:
     ]
     said = (
         'torch\'s float32 product as it comes, to the best of the others: that much of "faster than torch" is the '
-        "library torch was built with.\n\n"
+        "library torch was built with (MKL, which gives AMD processors a slower path than Intel's).\n\n"
     )
     return said + table(["shape", "times as slow", "torch, GF/s", "best, GF/s"], rows)
 

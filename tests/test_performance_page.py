@@ -25,7 +25,7 @@ RUN = {
     },
     "software": {
         "versions": {"numpy": "2"},
-        "numpy_blas": ["openblas"],
+        "numpy_blas": "OpenBLAS",
         "torch_libraries": ["MKL"],
         "our_isa": "avx2",
         "torch_threads": 2,
