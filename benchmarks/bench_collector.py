@@ -1,6 +1,6 @@
 """`GradientCollector` against the plain forward and backward, the released LESS recipe, and a careful user's torch.
 
-    python -m pytest benchmarks/bench_collector.py --model FOLDER [--data FOLDER] [--samples 16] [--rounds 3] [--record]
+    python -m pytest benchmarks/bench_collector.py --model FOLDER [--data FOLDER] [--samples 8] [--rounds 3] [--record]
 
 SmolLM2-135M-Instruct, or random weights of its shape where no ``--model`` is given; LoRA on q, k, v, o; lengths of real
 instruction data. All cores, wall-clock time, everything in turn. The plain pass is a training step without the

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seconds", type=float, default=1.0, help="of a case's alternating rounds (kernels)")
     group.addoption("--model", default=None, help="folder of a causal language model; default: GRADSIFT_BENCH_MODEL")
     group.addoption("--data", default=None, help="chat JSONL file or folder; default: recorded lengths")
-    group.addoption("--samples", type=int, default=16, help="samples a round of the collector's benchmarks")
+    group.addoption("--samples", type=int, default=8, help="samples a round of the collector's benchmarks")
     group.addoption("--rounds", type=int, default=3, help="rounds of the collector's benchmarks")
     group.addoption("--max-tokens", type=int, default=2048, help="tokens a batch of the collector's benchmarks")
 
