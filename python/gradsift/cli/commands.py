@@ -40,15 +40,15 @@ def read_config(path: Path, run_dir: Path | None) -> RunConfig:
 
 
 @contextmanager
-def at_work(config: Path, run_dir: Path | None) -> Iterator[Run]:
-    """The run of a configuration file, held for this process."""
+def at_work(config: Path, run_dir: Path | None, *, shared: bool = False) -> Iterator[Run]:
+    """The run of a configuration file, held for this process, or for all processes that ask for it `shared`."""
     from gradsift.pipeline import Run
     from gradsift.pipeline.models import require_hf
 
     settings = read_config(config, run_dir)
     require_hf()
     job = Run.open(settings, reporter())
-    with job.directory.locked():
+    with job.directory.shared(job.reporter.say) if shared else job.directory.locked():
         yield job
 
 
@@ -130,10 +130,12 @@ def warmup(config: Path, run_dir: Path | None) -> None:
 def collect(config: Path, run_dir: Path | None) -> None:
     """Collect the gradient datastores of pool and targets at every checkpoint (and warm up first, if needed).
 
+    Several of these commands at once, on one machine or on several that share the run directory, share the work.
+
     \b
     Example:  gradsift collect my.toml
     """
-    with at_work(config, run_dir) as job:
+    with at_work(config, run_dir, shared=True) as job:
         from gradsift.pipeline.collect import collect as step
 
         for folder in step(job):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gradsift.pipeline.progress import Advance, Reporter
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.rundir import write_json
 from gradsift.pipeline.samples import Part
+from gradsift.pipeline.sharing import claimed_units
 from gradsift.pipeline.training import checkpoint_record
 from gradsift.pipeline.warmup import warmup
 from gradsift.sketches import Sketches
@@ -120,23 +122,22 @@ def fill_store(
     title: str,
     reporter: Reporter,
 ) -> None:
-    """Collects the rows that the store at `path` lacks, a shard at a time.
+    """Collects the rows that the store at `path` lacks, a shard at a time, together with other processes that do so.
 
     Shards begin at multiples of `shard_rows`, so that a resumed run makes the shards that an uninterrupted one makes;
-    samples are sorted by length inside a shard only.
+    samples are sorted by length inside a shard only. Returns when no row is missing.
     """
     with Datastore.create(path, spec=spec, dtype=dtype, resume=True, shard_rows=shard_rows) as store:
         missing = store.missing(len(encoded))
         there = len(encoded) - sum(len(gap) for gap in missing)
-        with reporter.task(title, len(encoded), "samples", done=there) as advance:
-            for gap in missing:
-                first = gap.start
-                while first < gap.stop:
-                    stop = min(gap.stop, (first // shard_rows + 1) * shard_rows)
-                    sketches = _collect_unit(collector, encoded, range(first, stop), pad_id, max_tokens, advance)
-                    store.append(ids[first:stop], sketches, first=first)
-                    store.commit()
-                    first = stop
+        with (
+            reporter.task(title, len(encoded), "samples", done=there) as advance,
+            closing(claimed_units(store, len(encoded), shard_rows, advance, reporter)) as units,
+        ):
+            for unit in units:
+                sketches = _collect_unit(collector, encoded, unit, pad_id, max_tokens, advance)
+                store.append(ids[unit.start : unit.stop], sketches, first=unit.start)
+                store.commit()
 
 
 def _collect_unit(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gradsift.errors import ConfigError, GradsiftError
 from gradsift.files import sync_path, write_text
 from gradsift.pipeline.config import RunConfig
 
 LOCK = ".lock"
+TURN = ".lock-turn"
 README = """\
 # What lies in this run directory
 
@@ -97,19 +98,46 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the run for this process; another one that asks is refused, and the lock ends with the process."""
+        with self._opened(LOCK) as file:
+            if not _try_lock(file, fcntl.LOCK_EX):
+                raise self._taken()
+            self._clear_up()
+            yield
+
+    @contextmanager
+    def shared(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Holds the run for this process and others that ask for the same; refused where one has it for itself."""
+        with self._opened(LOCK) as file:
+            with self.turn(say):  # so that nobody finds the run taken while the first one clears up
+                if _try_lock(file, fcntl.LOCK_EX):
+                    self._clear_up()
+                if not _try_lock(file, fcntl.LOCK_SH):
+                    raise self._taken()
+            yield
+
+    @contextmanager
+    def turn(self, say: Callable[[str], None]) -> Iterator[None]:
+        """What one process of those that share the run does at a time; the others wait, and `say` so."""
+        with self._opened(TURN) as file:
+            if not _try_lock(file, fcntl.LOCK_EX):
+                say(f"{self.root}: another process prepares this run (its warm-up may take long); waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[IO[str]]:
         try:
-            file = open(self.root / LOCK, "w", encoding="utf-8")  # noqa: SIM115  # closed below, with the lock
+            file = open(self.root / name, "w", encoding="utf-8")  # noqa: SIM115  # closed below, with its lock
         except OSError as error:
             raise ConfigError(f"run_dir: expected a directory that can be written, got: {error}") from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise GradsiftError(
-                    f"{self.root}: expected no other process at work on this run, got one; wait for it or stop it"
-                ) from None
-            self._clear_up()
-            yield
+            yield file
+
+    def _taken(self) -> GradsiftError:
+        return GradsiftError(
+            f"{self.root}: expected no other process at work on this run, got one; wait for it or stop it (only "
+            "`gradsift collect` shares a run, with others of its kind)"
+        )
 
     def _clear_up(self) -> None:
         """Does for a process that was killed what it could not: removes what it half wrote, syncs what it made."""
@@ -183,3 +211,12 @@ class RunDirectory:
 def _plain(settings: dict[str, Any]) -> Any:
     """`settings` as JSON gives them back (tuples are lists)."""
     return json.loads(json.dumps(settings))
+
+
+def _try_lock(file: IO[str], how: int) -> bool:
+    """Whether the lock was free, and is held now; it replaces one that this handle has."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

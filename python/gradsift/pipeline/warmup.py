@@ -27,12 +27,13 @@ def warmup(run: Run) -> list[Path]:
     """The checkpoints of the warm-up, trained if they are not there yet."""
     run.read_everything()
     directory, wanted = run.directory.warmup, settings(run)
-    done = run.directory.is_done(directory, wanted)
-    run.write_down()
-    if not done:
-        run.directory.begin(directory, wanted)
-        _train(run, directory)
-        run.directory.finish(directory, wanted)
+    with run.directory.turn(run.reporter.say):  # of several processes that collect, one trains and the others wait
+        done = run.directory.is_done(directory, wanted)
+        run.write_down()
+        if not done:
+            run.directory.begin(directory, wanted)
+            _train(run, directory)
+            run.directory.finish(directory, wanted)
     checkpoints = finished_checkpoints(directory)
     if len(checkpoints) != run.config.warmup.epochs:
         raise DataError(
