@@ -17,7 +17,20 @@ from gradsift.cli import main
 from gradsift.cli.commands import app
 
 STEPS = ["run", "warmup", "collect", "select", "train", "evaluate"]
-VERBS = [*STEPS, "config", "doctor", "demo", "store export", "store import-less", "store info", "store verify"]
+VERBS = [
+    *STEPS,
+    "config",
+    "doctor",
+    "demo",
+    "store append",
+    "store export",
+    "store gc",
+    "store import-less",
+    "store info",
+    "store merge",
+    "store subset",
+    "store verify",
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -83,8 +96,11 @@ def store(tmp_path: Path) -> Path:
 def test_store_info_is_json_with_the_row_count(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
-    assert main(["store", "info", str(store)]) == 0
+    assert main(["store", "info", str(store), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 5
+    assert main(["store", "info", str(store)]) == 0
+    lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines() if line.split()[1:])
+    assert (lines["rows"], lines["gaps"], lines["dtype"]) == ("5", "none", "float32")
 
 
 def test_store_verify_passes_a_whole_store_and_fails_a_damaged_one(
@@ -97,6 +113,30 @@ def test_store_verify_passes_a_whole_store_and_fails_a_damaged_one(
     shard.write_bytes(data)
     assert main(["store", "verify", str(store)]) == 1
     assert shard.name in "".join(capsys.readouterr())
+
+
+def test_stores_are_cut_merged_extended_and_cleared_from_the_command_line(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids").write_text("s3\ns1\n", encoding="utf-8")
+    some, others, both, merged = (str(tmp_path / name) for name in ("some", "others", "both", "merged"))
+    assert main(["store", "subset", str(store), some, "--ids", str(tmp_path / "ids")]) == 0
+    assert main(["store", "subset", str(store), others, "--rows", "0, 2,4-4"]) == 0
+    assert gs.Datastore.open(some).ids() == ["s1", "s3"]
+    assert gs.Datastore.open(others).ids() == ["s0", "s2", "s4"]
+    assert main(["store", "append", some, others, "--out", both]) == 0
+    assert gs.Datastore.open(both).ids() == ["s1", "s3", "s0", "s2", "s4"]
+    assert main(["store", "merge", merged, some, some]) == 0
+    assert gs.Datastore.open(merged).ids() == ["s1", "s3"]
+    (Path(some) / (".tmp-" + "0" * 32)).touch()
+    capsys.readouterr()
+    assert main(["store", "gc", "--dry-run", some]) == 0
+    assert "1 left-over files found" in capsys.readouterr().out
+    assert main(["store", "gc", some]) == 0
+    assert not list(Path(some).glob(".tmp-*"))
+    assert main(["store", "subset", str(store), some, "--rows", "1-x"]) == 2
+    assert main(["store", "merge", merged, str(store)]) == 1
+    assert "expected one spec" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

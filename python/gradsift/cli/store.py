@@ -1,4 +1,4 @@
-"""``gradsift store``: look at datastores, and carry them from and to other programs."""
+"""``gradsift store``: look at datastores, put them together, and carry them from and to other programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STORE = click.argument("path", metavar="STORE")
 
 @click.group()
 def store() -> None:
-    """Look at gradient datastores, and carry them from and to other programs.
+    """Look at gradient datastores, put them together, and carry them from and to other programs.
 
     STORE is a directory, or a URL such as s3://bucket/store; the environment says how to reach it (AWS_ACCESS_KEY_ID,
     AWS_ENDPOINT_URL, ...; FSSPEC_S3_ENDPOINT_URL and the like set any option of a file system).
@@ -20,7 +20,8 @@ def store() -> None:
 
 @store.command("info")
 @STORE
-def store_info(path: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Everything, the specification too, as one JSON object.")
+def store_info(path: str, as_json: bool) -> None:
     """Say what a datastore holds: rows, dtype, bytes, specification, gaps, flagged rows.
 
     \b
@@ -30,23 +31,129 @@ def store_info(path: str) -> None:
 
     from gradsift.datastore import Datastore
 
-    click.echo(json.dumps(Datastore.open(path).info(), indent=2))
+    info = Datastore.open(path, on_error="skip").info()
+    if as_json:
+        click.echo(json.dumps(info, indent=2))
+        return
+    spec = info.pop("spec")
+    for key in ("gaps", "damaged"):
+        info[key] = "; ".join(" … ".join(map(str, entry)) for entry in info[key]) or "none"
+    info |= {
+        "projection": spec["projection"],
+        "gamma": spec["gamma"],
+        "checkpoint": spec["checkpoint"],
+        "parameters": f"{len(spec['parameters'])} (--json lists them)",
+        "data": spec["data"],
+        "loss": spec["loss"],
+    }
+    for key, value in info.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {entry}" for name, entry in value.items())
+        click.echo(f"{key.replace('_', ' '):<15} {value}")
 
 
 @store.command("verify")
 @STORE
-def store_verify(path: str) -> None:
-    """Read every byte of a datastore and check it; exit status 1 if anything is wrong.
+@click.option("--full", is_flag=True, help="Compare each file's 256-bit digest too: several times the work.")
+def store_verify(path: str, full: bool) -> None:
+    """Check every byte of a datastore against its checksum; ids and flags too; exit status 1 if anything is wrong.
 
     \b
     Example:  gradsift store verify runs/first/stores/checkpoint-12/pool
     """
     from gradsift.datastore import Datastore
 
-    report = Datastore.open(path, on_error="skip").verify()
+    report = Datastore.open(path, on_error="skip").verify(full=full)
     click.echo(report)
     if not report.ok:
         raise click.exceptions.Exit(1)
+
+
+@store.command("gc")
+@click.argument("path", metavar="STORE", type=click.Path(exists=True, file_okay=False))
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def store_gc(path: str, dry_run: bool) -> None:
+    """Remove what killed writers left in a datastore: temporaries and claims that no living process holds.
+
+    \b
+    Example:  gradsift store gc --dry-run runs/first/stores/checkpoint-12/pool
+    """
+    from gradsift.datastore import remove_leftovers
+
+    names = remove_leftovers(path, dry_run=dry_run)
+    for name in names:
+        click.echo(name)
+    click.echo(f"{len(names)} left-over files {'found' if dry_run else 'removed'}")
+
+
+@store.command("merge")
+@click.argument("out", metavar="STORE", type=click.Path(file_okay=False))
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+@click.option("--copy", is_flag=True, help="Copy files instead of making hard links.")
+@click.option("--full", is_flag=True, help="Compare each file's 256-bit digest first, as `store verify --full`.")
+def store_merge(out: str, sources: tuple[str, ...], copy: bool, full: bool) -> None:
+    """Place the shards of SOURCE..., stores of one spec with different rows, together in STORE.
+
+    Files are verified and linked, never written anew. Rows and ids that two of the stores hold are named, and then
+    nothing is placed.
+
+    \b
+    Example:  gradsift store merge pool part-0/pool part-1/pool
+    """
+    from gradsift.datastore import merge_stores
+
+    click.echo(merge_stores(out, sources, link=not copy, full=full))
+
+
+@store.command("append")
+@STORE
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("--out", metavar="NEW", help="Leave STORE alone, and make the store NEW of all the rows.")
+def store_append(path: str, sources: tuple[str, ...], out: str | None) -> None:
+    """Add the rows of SOURCE..., new samples that were collected alike, after the last row of STORE.
+
+    The stores of a run count their rows in their spec, which never changes: name --out for them.
+
+    \b
+    Example:  gradsift store append runs/first/stores/checkpoint-12/pool more/pool --out all/pool
+    """
+    from gradsift.datastore import append_stores
+
+    added = append_stores(path, sources, out=out)
+    click.echo(f"{path if out is None else out}: {added} rows added")
+
+
+@store.command("subset")
+@STORE
+@click.argument("out", metavar="NEW")
+@click.option("--ids", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File of ids, one a line.")
+@click.option("--rows", metavar="RANGES", help="Row numbers: 0-99,200,300-399.")
+def store_subset(path: str, out: str, ids: Path | None, rows: str | None) -> None:
+    """Make the datastore NEW of some rows of STORE, in their order there.
+
+    \b
+    Example:  gradsift store subset runs/first/stores/checkpoint-12/pool thousand --rows 0-999
+    """
+    from gradsift.datastore import Datastore, subset_store
+
+    names: list[str] | list[int] | None = None if ids is None else ids.read_text(encoding="utf-8").splitlines()
+    try:
+        if names is not None and Datastore.open(path).info()["id_kind"] == "int":
+            names = [int(name) for name in names]
+        count = subset_store(path, out, ids=names, rows=None if rows is None else _row_numbers(rows))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(f"{out}: {count} rows")
+
+
+def _row_numbers(text: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"--rows: expected numbers and ranges as in 0-99,200, got {part!r}")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return numbers
 
 
 @store.command("import-less")

@@ -5,6 +5,7 @@ Knows bytes and NumPy, keeps the spec of the rows as a record, and imports no to
 
 from __future__ import annotations
 
+from gradsift.datastore.arrange import MergeReport, append_stores, merge_stores, remove_leftovers, subset_store
 from gradsift.datastore.compare import check_comparable, spec_differences
 from gradsift.datastore.export import export_store
 from gradsift.datastore.less import LessImport, import_less
@@ -23,10 +24,15 @@ __all__ = [
     "Datastore",
     "DatastoreWriter",
     "LessImport",
+    "MergeReport",
     "ShardReport",
     "VerifyReport",
+    "append_stores",
     "check_comparable",
     "export_store",
     "import_less",
+    "merge_stores",
+    "remove_leftovers",
     "spec_differences",
+    "subset_store",
 ]

@@ -168,30 +168,35 @@ class Directory:
     def prove(self, name: str) -> None:
         """Raises unless a published file cannot be replaced; `link` guarantees that."""
 
-    def adopt(self, source: Directory, name: str, *, link: bool) -> bool:
+    def adopt(self, source: Directory, name: str, *, link: bool, check: Callable[[], None]) -> bool:
         """Puts the file `name` of `source` here under the same name, durably: as a hard link or as a copy.
 
-        Where the two lie on different file systems, it is a copy. Returns as `publish` does.
+        Where the two lie on different file systems, it is a copy. `check` and what is returned are as in `publish`.
         """
         with source.reading(name) as (fd, size):
-            if link:
-                try:
-                    os.link(name, name, src_dir_fd=source._fd, dst_dir_fd=self._fd, follow_symlinks=False)
-                    os.fsync(fd)
-                    self.sync()
-                    return True
-                except FileExistsError:
-                    pass
-                except OSError as error:
-                    if error.errno not in (errno.EXDEV, errno.EMLINK, *_NO_LINKS):
-                        raise DatastoreError(
-                            f"{self.file(name)}: cannot be linked to {source.file(name)}: {error.strerror}"
-                        ) from error
+            if link and self._linked(source, name, fd, check):
+                return True
             parts = (
                 pread_exactly(fd, min(_COMPARE_BYTES, size - at), at, source.file(name))
                 for at in range(0, size, _COMPARE_BYTES)
             )
-            return self.publish(name, parts, size)
+            return self.publish(name, parts, size, check)
+
+    def _linked(self, source: Directory, name: str, fd: int, check: Callable[[], None]) -> bool:
+        """Whether a hard link could be made, and was."""
+        try:
+            os.fsync(fd)
+            with self._publishing():
+                check()
+                os.link(name, name, src_dir_fd=source._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.EXDEV, errno.EMLINK, *_NO_LINKS):
+                return False
+            raise DatastoreError(
+                f"{self.file(name)}: cannot be linked to {source.file(name)}: {error.strerror}"
+            ) from error
+        self.sync()
+        return True
 
     def claim(self, first: int, stop: int) -> Claim | None:
         """The claim to rows ``[first, stop)``; None if another process has it."""

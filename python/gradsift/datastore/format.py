@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -174,6 +174,16 @@ def parse_name(name: str) -> tuple[int, int, str] | None:
     """First row, rows and digest prefix that a shard's file name claims; None if it is no shard's name."""
     match = _NAME.fullmatch(name)
     return (int(match[1]), int(match[2]), match[3]) if match else None
+
+
+def overlapping(names: Iterable[str], first: int, stop: int) -> list[tuple[str, range]]:
+    """Which of `names` are shards that hold some of rows ``[first, stop)``, and which of these rows."""
+    found = []
+    for name in names:
+        place = parse_name(name)
+        if place is not None and place[0] < stop and first < place[0] + place[1]:
+            found.append((name, range(max(first, place[0]), min(stop, place[0] + place[1]))))
+    return found
 
 
 def looks_like_shard(name: str) -> bool:

@@ -79,6 +79,11 @@ class Shard:
     def stop(self) -> int:
         return self.header.stop
 
+    @property
+    def digest(self) -> bytes:
+        """What the footer says of all bytes before it."""
+        return self._footer.digest
+
     def table(self) -> RowTable:
         """The row table, its checksum checked once."""
         if self._table is None:

@@ -102,7 +102,21 @@ class DatastoreWriter:
         stored, flags = encode_rows(values, self.dtype, names, seed=fmt.rotation_seed(self.spec, self.dtype))
         flags |= np.uint32(FLAG_NO_LABELS) * (columns.tokens == 0)
         columns = Columns(columns.grad_norm, columns.gamma_norm, columns.tokens, columns.loss, flags)
+        self._take(names, rows_of, stored, columns, first)
 
+    def append_stored(self, ids: list[Any], stored: np.ndarray, columns: Columns, first: int) -> None:
+        """As `append`, of rows as a store of the same dtype and projection has them: their bits are kept."""
+        self._check_open()
+        names = self._checked_ids(ids)
+        first = self._checked_first(first, len(names))
+        rows_of = dict(zip(names, range(first, first + len(names)), strict=False))
+        self._check_unique(names, rows_of, first)
+        self._take(names, rows_of, stored, columns, first)
+
+    def _take(
+        self, names: list[Any], rows_of: dict[Any, int], stored: np.ndarray, columns: Columns, first: int
+    ) -> None:
+        """Keeps rows that passed all checks, and publishes the shards that are full."""
         self._id_type = type(names[0])
         self._row_of_id.update(rows_of)
         self._taken.add(first, first + len(names))
@@ -298,24 +312,20 @@ class DatastoreWriter:
 
     def _check_no_overlap(self, header: fmt.ShardHeader, ids: list[Any], rows: StoredRows) -> None:
         """Other writers may have published since the store was opened."""
-        for name in self._directory.names():
-            place = fmt.parse_name(name)
-            if place is None or name == header.file_name:
+        for name, both in fmt.overlapping(self._directory.names(), header.first, header.stop):
+            if name == header.file_name:
                 continue
-            first, count, _ = place
-            if first < header.stop and header.first < first + count:
-                both = range(max(first, header.first), min(first + count, header.stop))
-                ours = slice(both.start - header.first, both.stop - header.first)
-                difference = Shard(self._directory, name).difference(both, ids[ours], rows[ours])
-                raise DatastoreExistsError(
-                    f"{self._directory.file(header.file_name)}: expected rows {header.first} … {header.stop - 1} not "
-                    f"to be there, got {name}; another writer published them meanwhile. "
-                    + (
-                        f"The two differ in {difference}: find out which is right before going on"
-                        if difference
-                        else "What both hold is equal: resume to go on with what is missing"
-                    )
+            ours = slice(both.start - header.first, both.stop - header.first)
+            difference = Shard(self._directory, name).difference(both, ids[ours], rows[ours])
+            raise DatastoreExistsError(
+                f"{self._directory.file(header.file_name)}: expected rows {header.first} … {header.stop - 1} not "
+                f"to be there, got {name}; another writer published them meanwhile. "
+                + (
+                    f"The two differ in {difference}: find out which is right before going on"
+                    if difference
+                    else "What both hold is equal: resume to go on with what is missing"
                 )
+            )
 
 
 def create(
