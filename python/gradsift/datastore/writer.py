@@ -104,7 +104,7 @@ class DatastoreWriter:
         columns = Columns(columns.grad_norm, columns.gamma_norm, columns.tokens, columns.loss, flags)
         self._take(names, rows_of, stored, columns, first)
 
-    def append_stored(self, ids: list[Any], stored: np.ndarray, columns: Columns, first: int) -> None:
+    def append_stored(self, ids: list[Any], stored: StoredRows, columns: Columns, first: int) -> None:
         """As `append`, of rows as a store of the same dtype and projection has them: their bits are kept."""
         self._check_open()
         names = self._checked_ids(ids)
@@ -114,7 +114,7 @@ class DatastoreWriter:
         self._take(names, rows_of, stored, columns, first)
 
     def _take(
-        self, names: list[Any], rows_of: dict[Any, int], stored: np.ndarray, columns: Columns, first: int
+        self, names: list[Any], rows_of: dict[Any, int], stored: StoredRows, columns: Columns, first: int
     ) -> None:
         """Keeps rows that passed all checks, and publishes the shards that are full."""
         self._id_type = type(names[0])
