@@ -159,3 +159,14 @@ def test_a_row_that_the_dtype_cannot_hold_is_refused_by_id(dtype, value, stores)
             writer.append(["a", "bad", "c"], rows)
         writer.append(["a", "bad"], rows[[0, 2]])  # nothing of the refused batch was kept
     assert len(Datastore.open(stores.path)) == 2
+
+
+def test_batches_that_cut_blocks_anywhere_make_the_bytes_of_one_batch(stores):
+    """Blocks of 1 MiB hold 64 rows here; pieces end before, at and after their bounds."""
+    spec, sketches = stores.spec(proj_dim=8192), stores.sketches(200, proj_dim=8192)
+    for name, cuts in (("one", [0, 200]), ("many", [0, 1, 63, 64, 65, 127, 128, 131, 195, 200])):
+        stores.path = stores.path.with_name(name)
+        with Datastore.create(stores.path, spec=spec) as writer:
+            for start, stop in pairwise(cuts):
+                writer.append(range(start, stop), sketches[start:stop])
+    assert stores.files() == {p.name: p.read_bytes() for p in stores.path.with_name("one").iterdir()}

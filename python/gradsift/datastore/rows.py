@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -59,6 +61,24 @@ class StoredRows:
         scales = [part.scales for part in parts if part.scales is not None]
         norms = [part.norms for part in parts if part.norms is not None]
         return cls(numbers, np.concatenate(scales), np.concatenate(norms)) if scales else cls(numbers)
+
+
+class JoinedRows:
+    """Pieces of one dtype, one after the other; copied only where a slice takes from two of them."""
+
+    def __init__(self, pieces: Sequence[StoredRows]) -> None:
+        self._pieces = pieces
+        self._stops = list(accumulate(map(len, pieces)))
+
+    def __getitem__(self, part: slice) -> StoredRows:
+        start, stop, _ = part.indices(self._stops[-1])
+        found = []
+        for index in range(bisect_right(self._stops, start), len(self._pieces)):
+            before = self._stops[index] - len(self._pieces[index])
+            if before >= stop:
+                break
+            found.append(self._pieces[index][max(start - before, 0) : stop - before])
+        return StoredRows.concatenate(found)
 
 
 def encode_rows(rows: np.ndarray, dtype: str, ids: Sequence[object], *, seed: int = 0) -> tuple[StoredRows, np.ndarray]:

@@ -17,7 +17,7 @@ from gradsift.datastore._ranges import RowRanges
 from gradsift.datastore.claims import Claim
 from gradsift.datastore.compare import listed, spec_differences
 from gradsift.datastore.reader import Datastore
-from gradsift.datastore.rows import StoredRows, encode_rows
+from gradsift.datastore.rows import JoinedRows, StoredRows, encode_rows
 from gradsift.datastore.shard import Shard
 from gradsift.datastore.spec_file import FILE_NAME, MAX_BYTES, expected_rows, pack_spec, parse_spec
 from gradsift.datastore.table import COLUMNS, FLAG_NO_LABELS, UNKNOWN_TOKENS, Columns, pack_table
@@ -297,7 +297,7 @@ class DatastoreWriter:
         del self._pending[window]
 
     def _publish_shard(self, pieces: list[_Piece]) -> None:
-        rows = StoredRows.concatenate([piece.rows for piece in pieces])
+        rows = JoinedRows([piece.rows for piece in pieces])
         ids = [name for piece in pieces for name in piece.ids]
         id_kind = fmt.ID_INT64 if isinstance(ids[0], int) else fmt.ID_UTF8
         header = fmt.ShardHeader.of(self.spec, self.dtype, first=pieces[0].first, rows=len(ids), id_kind=id_kind)
@@ -310,7 +310,7 @@ class DatastoreWriter:
                 check=lambda: self._check_no_overlap(header, ids, rows),
             )
 
-    def _check_no_overlap(self, header: fmt.ShardHeader, ids: list[Any], rows: StoredRows) -> None:
+    def _check_no_overlap(self, header: fmt.ShardHeader, ids: list[Any], rows: JoinedRows) -> None:
         """Other writers may have published since the store was opened."""
         for name, both in fmt.overlapping(self._directory.names(), header.first, header.stop):
             if name == header.file_name:
