@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=8192)
     parser.add_argument("--proj-dim", type=int, default=8192)
+    parser.add_argument("--batch", type=int, default=64, help="rows an append; the pipeline appends 4096")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", default=None, help="on the disk to measure")
@@ -79,8 +80,8 @@ def main() -> None:
 
     def write() -> None:
         with Datastore.create(store, spec=ProjectionSpec(options.proj_dim), dtype=options.dtype) as writer:
-            for at in range(0, options.rows, 64):
-                writer.append(ids[at : at + 64], rows[at : at + 64])
+            for at in range(0, options.rows, options.batch):
+                writer.append(ids[at : at + options.batch], rows[at : at + options.batch])
 
     def scan(verify: str) -> None:
         for block in Datastore.open(store, verify=verify).blocks(256):
@@ -120,6 +121,7 @@ def main() -> None:
             "rows": options.rows,
             "proj_dim": options.proj_dim,
             "dtype": options.dtype,
+            "batch": options.batch,
             "stored_bytes": stored,
             "best_s": round(best, 4),
             "cpu_s": round(cpu, 4),
