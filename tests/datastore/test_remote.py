@@ -290,7 +290,9 @@ def leak(*_, **__):
     try:
         raise OSError(f"403 for https://h/x?X-Amz-Credential=AKIDEXAMPLE&X-Amz-Signature=ab12cd with {SECRETS[1]}")
     except OSError as error:
-        raise PermissionError(f"denied to {SECRETS[0]}:{SECRETS[1]}@h, session {SECRETS[2]}") from error
+        raise PermissionError(
+            f"denied to {SECRETS[0]}:{SECRETS[1]}@h, session {SECRETS[2]}, https://u:w0rd@h/x?X-Amz-Signature=ab12cd"
+        ) from error
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -309,7 +311,7 @@ def test_no_message_and_no_traceback_shows_a_credential(stores, call, monkeypatc
         )
     )
     assert "PermissionError" in shown or call == "pipe_file"  # a refused probe of the condition is no error
-    for secret in (*SECRETS, SECRETS[1].replace("/", "%2F"), "ab12cd"):
+    for secret in (*SECRETS, SECRETS[1].replace("/", "%2F"), "ab12cd", "w0rd"):
         assert secret not in shown
 
 
@@ -359,3 +361,17 @@ def test_a_missing_driver_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
     with pytest.raises(DependencyMissingError, match=r"Install s3fs.*gradsift\[remote\]"):
         Datastore.open("s3://b/s")
+
+
+def test_blocks_that_are_fetched_again_are_checked_again(stores):
+    fill(stores, "memory://b/s", n=64, spec=stores.spec(proj_dim=65536), shard_rows=64)
+    store = Datastore.open("memory://b/s")
+    store.rows(24, 32)
+    name = next(n for n in MemoryFileSystem.store if n.endswith(".gs"))
+    raw = bytearray(MemoryFileSystem.store[name].getvalue())
+    raw[4096 + (3 << 20) + 5] ^= 1
+    fsspec.filesystem("memory").pipe_file(name, bytes(raw))
+    store.rows(24, 32)  # still at hand
+    store.rows(0, 8)
+    with pytest.raises(DatastoreCorruptError, match="block 3"):
+        store.rows(24, 32)
