@@ -109,7 +109,7 @@ def test_the_commands_import_export_and_show_urls(stores, tmp_path, capsys):
         == 0
     )
     assert "3 rows of 256 float32 numbers" in capsys.readouterr().out
-    assert main(["store", "info", "memory://b/cli"]) == 0
+    assert main(["store", "info", "--json", "memory://b/cli"]) == 0
     assert json.loads(capsys.readouterr().out)["spec"]["projection"]["matrix"] == "m"
     assert main(["store", "verify", "memory://b/cli"]) == 0
     assert main(["store", "export", "memory://b/cli", f"{tmp_path}/x.safetensors"]) == 0
