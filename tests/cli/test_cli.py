@@ -23,6 +23,7 @@ VERBS = [
     "doctor",
     "demo",
     "store append",
+    "store convert",
     "store export",
     "store gc",
     "store import-less",
@@ -137,6 +138,17 @@ def test_stores_are_cut_merged_extended_and_cleared_from_the_command_line(
     assert main(["store", "subset", str(store), some, "--rows", "1-x"]) == 2
     assert main(["store", "merge", merged, str(store)]) == 1
     assert "expected one spec" in capsys.readouterr().err
+
+
+def test_store_convert_says_what_it_made_and_refuses_the_dtype_there_is(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["store", "convert", str(store), str(out), "--dtype", "int4"]) == 0
+    assert "5 rows as int4" in capsys.readouterr().out
+    assert gs.Datastore.open(out, verify="full").dtype == "int4"
+    assert main(["store", "convert", str(store), str(out), "--dtype", "float32"]) == 2
+    assert "dtype: expected another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

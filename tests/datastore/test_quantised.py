@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gradsift import Datastore, ProjectionSpec, StoreSpec, ops
-from gradsift.datastore import FLAG_NONFINITE, FLAG_ZERO, _checksum, reader, spec_file
+from gradsift.datastore import FLAG_NONFINITE, FLAG_ZERO, _checksum, spec_file
+from gradsift.datastore import block as blocks
 from gradsift.datastore import format as fmt
 from gradsift.errors import DatastoreCorruptError, DatastoreVersionError, SpecMismatchError
 from gradsift.specs import ForeignProjection
@@ -58,15 +59,15 @@ def test_rows_are_read_as_the_op_gives_them_and_blocks_hold_the_packed_ones(stor
 
 def test_rows_are_not_made_until_they_are_asked_for(stores, dtype, monkeypatch):
     store = Datastore.open(make(stores, dtype))
-    monkeypatch.setattr(reader, "decode_rows", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(blocks, "decode_rows", lambda *_, **__: pytest.fail("decoded"))
     assert sum(len(block.packed) for block in store.blocks()) == 23
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
 def test_blocks_of_floats_are_packed_as_they_are_stored(stores, stored):
-    (block,) = Datastore.open(stores.make(5, dtype=stored)).blocks()
-    assert block.packed.dtype == fmt.ROW_DTYPES[stored].numpy
-    assert (block.scales, block.norms) == (None, None)
+    (found,) = Datastore.open(stores.make(5, dtype=stored)).blocks()
+    assert found.packed.dtype == fmt.ROW_DTYPES[stored].numpy
+    assert (found.scales, found.norms) == (None, None)
 
 
 def test_a_row_takes_as_many_bytes_as_its_bits(stores, dtype):

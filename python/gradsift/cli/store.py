@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -229,3 +230,32 @@ def store_export(path: str, out: Path) -> None:
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     click.echo(f"{out}: {rows} rows")
+
+
+@store.command("convert")
+@click.argument("source", metavar="STORE")
+@click.argument("out", metavar="OUT")
+@click.option(
+    "--dtype",
+    required=True,
+    type=click.Choice(["float32", "float16", "bfloat16", "int8", "int4", "int1"]),
+    help="Of the rows in OUT.",
+)
+def store_convert(source: str, out: str, dtype: str) -> None:
+    """Make the datastore OUT of the rows of STORE in another row dtype.
+
+    int8, int4 and int1 take 8, 4 and 1 bit a number. The same command goes on after an interruption.
+
+    \b
+    Example:  gradsift store convert runs/first/stores/checkpoint-12/pool pool-int4 --dtype int4
+    """
+    from gradsift.datastore import Datastore, convert
+
+    rows = len(Datastore.open(source))
+    try:
+        with click.progressbar(length=rows, label=f"rows to {dtype}", file=sys.stderr) as bar:
+            done = convert(source, out, dtype=dtype, progress=bar.update)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    info = done.info()
+    click.echo(f"{out}: {info['rows']} rows as {dtype}, {info['bytes']} bytes")

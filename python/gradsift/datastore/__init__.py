@@ -6,10 +6,12 @@ Knows bytes and NumPy, keeps the spec of the rows as a record, and imports no to
 from __future__ import annotations
 
 from gradsift.datastore.arrange import MergeReport, append_stores, merge_stores, remove_leftovers, subset_store
+from gradsift.datastore.block import Block
 from gradsift.datastore.compare import check_comparable, spec_differences
+from gradsift.datastore.convert import convert
 from gradsift.datastore.export import export_store
 from gradsift.datastore.less import LessImport, import_less
-from gradsift.datastore.reader import Block, Datastore
+from gradsift.datastore.reader import Datastore
 from gradsift.datastore.report import ShardReport, VerifyReport
 from gradsift.datastore.shard import Damage
 from gradsift.datastore.table import FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO
@@ -29,6 +31,7 @@ __all__ = [
     "VerifyReport",
     "append_stores",
     "check_comparable",
+    "convert",
     "export_store",
     "import_less",
     "merge_stores",

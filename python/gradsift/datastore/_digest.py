@@ -9,7 +9,7 @@ from typing import Any
 
 _PIECE_BYTES = 4 << 20
 # Buffers that wait to be hashed: whoever makes them as it goes must not fill the memory with them.
-_WAITING = 32
+_WAITING = 8
 
 
 class FileDigest:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gradsift.datastore.reader import Block, Datastore
+from gradsift.datastore.block import Block
+from gradsift.datastore.reader import Datastore
 from gradsift.datastore.table import COLUMNS
 from gradsift.errors import DatastoreError, DependencyMissingError
 from gradsift.files import atomic_bytes

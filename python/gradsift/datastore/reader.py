@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradsift.datastore._place import Place, open_place
 from gradsift.datastore._ranges import RowRanges
-from gradsift.datastore.format import ID_UTF8, VERSION, ShardHeader, looks_like_shard, parse_name, rotation_seed
+from gradsift.datastore.block import Block
+from gradsift.datastore.format import ID_UTF8, VERSION, looks_like_shard, parse_name, rotation_seed
 from gradsift.datastore.report import ShardReport, VerifyReport, ranges_text
-from gradsift.datastore.rows import StoredRows, decode_rows
 from gradsift.datastore.shard import Damage, Shard
 from gradsift.datastore.spec_file import FILE_NAME, MAX_BYTES, expected_rows, parse_spec
 from gradsift.datastore.table import COLUMNS, FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO, Columns
@@ -27,58 +25,6 @@ if TYPE_CHECKING:
 
 VERIFY_MODES = ("block", "none", "full")
 _ON_ERROR = ("raise", "skip")
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of one shard.
-
-    Attributes
-    ----------
-    first : int
-        Row number of the first row; row i of the block is row ``first + i`` of the store.
-    ids : list of str or of int, n long
-    rows : (n, P) float32
-        Made when first asked for. Read-only for stores of float32, where it is the file itself.
-    packed : (n, …), read-only
-        The rows as they are stored: P floats, bfloat16 as uint16; or P · bits / 8 bytes of codes, uint8.
-    scales : (n,) float32, norms : (n,) float64; None unless rows are quantised
-        Row i is ``scales[i] · D · H · codes``, 0 for zeros and NaN for what is not finite; its norm before it was
-        quantised is ``norms[i]`` (docs/datastore-format.md, which has H and D too).
-    grad_norm, gamma_norm : (n,) float64; NaN where not known
-    tokens : (n,) int64; −1 where not known
-    loss : (n,) float32; NaN where not known
-    flags : (n,) uint32
-    """
-
-    first: int
-    ids: list[str] | list[int]
-    stored: StoredRows
-    header: ShardHeader
-    grad_norm: np.ndarray
-    gamma_norm: np.ndarray
-    tokens: np.ndarray
-    loss: np.ndarray
-    flags: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        return decode_rows(self.stored, self.header.dtype, seed=self.header.rotation_seed)
-
-    @property
-    def packed(self) -> np.ndarray:
-        return self.stored.numbers
-
-    @property
-    def scales(self) -> np.ndarray | None:
-        return self.stored.scales
-
-    @property
-    def norms(self) -> np.ndarray | None:
-        return self.stored.norms
 
 
 class Datastore:
@@ -250,7 +196,7 @@ class Datastore:
         for shard in self._shards:
             lo, hi = max(start, shard.first), min(stop, shard.stop)
             if lo < hi:
-                out[lo - start : hi - start] = shard.rows(lo - shard.first, hi - shard.first)
+                out[lo - start : hi - start] = shard.decoded(shard.stored(lo - shard.first, hi - shard.first))
         return out
 
     def blocks(self, rows: int = 4096, *, on_error: str = "raise") -> Iterator[Block]:

@@ -87,9 +87,12 @@ class Shard:
     def table(self) -> RowTable:
         """The row table, its checksum checked once."""
         if self._table is None:
-            raw = self._checked_section(fmt.SECTION_TABLE, "row table")
-            self._table = RowTable(raw, self.header.rows, self.header.id_kind, self.file)
+            self._table = RowTable(self.table_bytes(), self.header.rows, self.header.id_kind, self.file)
         return self._table
+
+    def table_bytes(self) -> memoryview:
+        """The bytes of the row table, which passed their checksum."""
+        return self._checked_section(fmt.SECTION_TABLE, "row table")
 
     def stored(self, start: int, stop: int, *, ahead: bool = False) -> StoredRows:
         """Rows ``[start, stop)`` of the shard as stored, a read-only view of blocks that passed their checksums.
@@ -109,9 +112,9 @@ class Shard:
         norms, scales = self.scales()
         return StoredRows(numbers, scales[start:stop], norms[start:stop])
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows ``[start, stop)`` of the shard as float32."""
-        return decode_rows(self.stored(start, stop), self.header.dtype, seed=self.header.rotation_seed)
+    def decoded(self, stored: StoredRows) -> np.ndarray:
+        """Rows of the shard, which `stored` gave, as float32."""
+        return decode_rows(stored, self.header.dtype, seed=self.header.rotation_seed)
 
     def scales(self) -> tuple[np.ndarray, np.ndarray]:
         """(norms, scales) of quantised rows, (rows,) float64 and float32, the section's checksum checked once."""

@@ -351,7 +351,7 @@ def create(
     packed = pack_spec(spec, dtype)
     directory = open_place(path, storage_options, make=True)
     try:
-        _claim(directory, packed, spec, dtype, resume)
+        publish_spec(directory, packed, spec, dtype, resume=resume)
         directory.prove(FILE_NAME)
         return DatastoreWriter(directory, Datastore(directory, "block", "raise"), shard_rows)
     except BaseException:
@@ -359,7 +359,7 @@ def create(
         raise
 
 
-def _claim(directory: Place, packed: bytes, spec: StoreSpec, dtype: str, resume: bool) -> None:
+def publish_spec(directory: Place, packed: bytes, spec: StoreSpec, dtype: str, *, resume: bool) -> None:
     """Makes sure that ``spec.json`` is there and says `packed`."""
     names = directory.names()
     if FILE_NAME not in names:
