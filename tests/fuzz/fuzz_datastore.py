@@ -1,8 +1,9 @@
 """Fuzzing, guided by coverage, of what a datastore parses: ``python fuzz_datastore.py TARGET [libFuzzer options]``.
 
 Targets: ``header``, ``footer``, ``table``, ``spec`` (a parser each), ``store`` (a directory, opened and read).
-Checksums are made right before parsing, so that the fuzzer gets past them. Anything but a `DatastoreError`, and anything
-accepted that does not mean what it says, is a finding. Without a folder of inputs it begins with small ones.
+
+Checksums are made right before parsing, so that the fuzzer gets past them. Anything but a `DatastoreError`, and
+anything accepted that does not mean what it says, is a finding. Without a folder of inputs it begins with small ones.
 """
 
 from __future__ import annotations
