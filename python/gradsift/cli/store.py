@@ -15,7 +15,8 @@ def store() -> None:
     """Look at gradient datastores, put them together, and carry them from and to other programs.
 
     STORE is a directory, or a URL such as s3://bucket/store; the environment says how to reach it (AWS_ACCESS_KEY_ID,
-    AWS_ENDPOINT_URL, ...; FSSPEC_S3_ENDPOINT_URL and the like set any option of a file system).
+    AWS_ENDPOINT_URL, ...; FSSPEC_S3_ENDPOINT_URL and the like set any option of a file system). gc and merge take
+    directories only.
     """
 
 
