@@ -57,6 +57,17 @@ def test_batches_hold_every_sample_once_within_the_limit(lengths, max_tokens):
         assert len(batch) * longest <= max_tokens or len(batch) == 1
 
 
+@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 700))
+def test_packed_batches_count_the_sum_of_lengths_and_take_what_fits(lengths, max_tokens):
+    batches = batches_by_length(lengths, max_tokens, "packed")
+    order = [int(i) for batch in batches for i in batch]
+    assert sorted(order) == list(range(len(lengths)))
+    for batch, after in zip(batches, [*batches[1:], None], strict=False):
+        tokens = sum(lengths[i] for i in batch)
+        assert tokens <= max_tokens or len(batch) == 1
+        assert after is None or tokens + lengths[after[0]] > max_tokens
+
+
 def test_batches_go_from_long_to_short_and_keep_the_order_of_equals():
     batches = batches_by_length([3, 9, 3, 5, 50, 3], max_tokens=10)
     assert [batch.tolist() for batch in batches] == [[4], [1], [3, 0], [2, 5]]
@@ -69,3 +80,8 @@ def test_batches_go_from_long_to_short_and_keep_the_order_of_equals():
 def test_wrong_lengths_and_limits_are_refused(lengths, max_tokens, reason):
     with pytest.raises(ValueError, match=reason):
         batches_by_length(lengths, max_tokens)
+
+
+def test_a_layout_of_another_name_is_refused():
+    with pytest.raises(ValueError, match="layout: expected"):
+        batches_by_length([1], 1, "ragged")

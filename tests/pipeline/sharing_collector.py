@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from gradsift import ProjectionSpec, Sketches, StoreSpec
+from gradsift.collector import Clock
 from gradsift.data import EncodedSample, EncodedSet
-from gradsift.pipeline.collect import fill_store
+from gradsift.pipeline.filling import BatchPlan, fill_store
 from gradsift.pipeline.progress import LineReporter
 
 ROWS, SHARD_ROWS = 30, 4
@@ -51,10 +52,11 @@ if __name__ == "__main__":
         TokenCollector(sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None),
         [f"id {n}" for n in range(ROWS)],
         EncodedSet(samples, template="t", template_digest="0", max_length=8),
+        BatchPlan(Path(f"{sys.argv[1]}.batches.json"), 16, "padded", [[0, 16]]),
         pad_id=0,
         dtype="bfloat16",
-        max_tokens=16,
         shard_rows=SHARD_ROWS,
         title="pool",
         reporter=LineReporter(lambda line: print(line, flush=True)),
+        clock=Clock(enabled=False),
     )

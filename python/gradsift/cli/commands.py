@@ -127,18 +127,22 @@ def warmup(config: Path, run_dir: Path | None) -> None:
 @app.command()
 @CONFIG
 @RUN_DIR
-def collect(config: Path, run_dir: Path | None) -> None:
+@click.option(
+    "--profile", is_flag=True, help="Say after each store where the time went, and write it beside the store."
+)
+def collect(config: Path, run_dir: Path | None, profile: bool) -> None:
     """Collect the gradient datastores of pool and targets at every checkpoint (and warm up first, if needed).
 
     Several of these commands at once, on one machine or on several that share the run directory, share the work.
 
     \b
     Example:  gradsift collect my.toml
+              gradsift collect my.toml --profile
     """
     with at_work(config, run_dir, shared=True) as job:
         from gradsift.pipeline.collect import collect as step
 
-        for folder in step(job):
+        for folder in step(job, profile=profile):
             click.echo(job.directory.pool_store(folder.name).parent)
 
 

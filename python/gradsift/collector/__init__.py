@@ -14,7 +14,17 @@ except ImportError as error:
         'gradsift.collector: expected torch to be installed, got nothing; pip install "gradsift[torch]"'
     ) from error
 
+from gradsift.collector.clock import Clock
 from gradsift.collector.collector import GradientCollector
+from gradsift.collector.memory import available_bytes, is_out_of_memory
 from gradsift.collector.moments import OPTIMIZER_NAMES, Moments, load_moments
 
-__all__ = ["OPTIMIZER_NAMES", "GradientCollector", "Moments", "load_moments"]
+__all__ = [
+    "OPTIMIZER_NAMES",
+    "Clock",
+    "GradientCollector",
+    "Moments",
+    "available_bytes",
+    "is_out_of_memory",
+    "load_moments",
+]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gradsift.collector.clock import Clock
 from gradsift.collector.kinds import CONV1D, EMBEDDING, LINEAR, OTHER, agrees, kind_of, normalised, saves_input
 from gradsift.collector.layout import Layout
 from gradsift.collector.parameters import TrainedParameter
@@ -84,7 +85,9 @@ class Pass:
     Calls made while `phase` is "backward" are recomputations of checkpointed segments: tapped, not counted.
     """
 
-    def __init__(self, sites: Sequence[Site], projector: Projector, on_fallback: Callable[[Site, str], None]) -> None:
+    def __init__(
+        self, sites: Sequence[Site], projector: Projector, on_fallback: Callable[[Site, str], None], clock: Clock
+    ) -> None:
         self.phase = "forward"
         self.layout: Layout | None = None
         self.label_layout: Layout | None = None
@@ -94,6 +97,7 @@ class Pass:
         self._sites = sites
         self._projector = projector
         self._on_fallback = on_fallback
+        self._clock = clock
         self._expected: Counter[str] = Counter()
         self._arrived: Counter[str] = Counter()
         self._uses: dict[str, list[Use]] = {}
@@ -125,9 +129,10 @@ class Pass:
         """Rows (B, P) float32 and squared norms (B, 2) float64; parameters with gradients still to come get none."""
         assert self._rows is not None
         assert self._norms is not None
-        for t in trained:
-            if t.name not in self.paths:
-                self._flush(t)
+        with self._clock.part("kernels"):
+            for t in trained:
+                if t.name not in self.paths:
+                    self._flush(t)
         return self._rows, self._norms
 
     def _enter(self, module: nn.Module, args: Any) -> None:
@@ -157,14 +162,16 @@ class Pass:
             saved = [x.detach()] if saves_input(site.kind, site.attributes) else []
 
             def arrive(tensors: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]) -> None:
-                self._arrive_fused(site, tensors, grads[0], in_output_layer)
+                with self._clock.part("kernels"):
+                    self._arrive_fused(site, tensors, grads[0], in_output_layer)
 
             return _tap(arrive, self._anchor, saved, [output])[0]
         outputs = float_tensors(output)
         call, tensors = Call.record(site.module, args, kwargs, None if site.tried else outputs)
 
         def arrive_call(tensors: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]) -> None:
-            self._arrive_call(site, call, tensors, grads, in_output_layer)
+            with self._clock.part("kernels"):
+                self._arrive_call(site, call, tensors, grads, in_output_layer)
 
         tapped = _tap(arrive_call, self._anchor, tensors, outputs)
         return replace_float_tensors(output, tapped)

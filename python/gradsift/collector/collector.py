@@ -14,17 +14,22 @@ from torch import nn
 
 from gradsift import backends
 from gradsift.collector import modes
+from gradsift.collector.arguments import check_moments, device_of, output_layer, resolve_gamma
+from gradsift.collector.attention import SamplesApart, UnsupportedAttentionError, packs_by_itself
 from gradsift.collector.batches import LanguageBatch, read_batch, sample_losses
 from gradsift.collector.capture import Pass, Site, sites_of
+from gradsift.collector.clock import Clock
 from gradsift.collector.guard import UseGuard
 from gradsift.collector.kinds import OTHER
 from gradsift.collector.layout import Layout
+from gradsift.collector.memory import LOGIT_BYTES, SavedBytes
 from gradsift.collector.moments import Moments
-from gradsift.collector.parameters import ModulesFilter, TrainedParameter, choose, trained_parameters, unwrap
+from gradsift.collector.parameters import ModulesFilter, choose, trained_parameters, unwrap
+from gradsift.collector.precision import choose_float32_matmul
 from gradsift.collector.sketching import Projector
-from gradsift.errors import CollectError, MomentsError
+from gradsift.errors import CollectError
 from gradsift.sketches import Sketches
-from gradsift.specs import GAMMA_KINDS, Gamma, ProjectionSpec
+from gradsift.specs import Gamma, ProjectionSpec
 
 logger = logging.getLogger("gradsift.collector")
 
@@ -59,6 +64,11 @@ class GradientCollector:
         dimension; ``tokens`` of the sketches is 1.
     backend : {"auto", "cpu", "reference"}
         Of the projection ops.
+    float32_matmul : {"auto", "unchanged"}
+        How float32 matrices are multiplied meanwhile: by the fastest library whose result is measured to be float32's,
+        or as torch is set. `report` and the log say which. The model's own dtype is never changed.
+    profile : bool or Clock
+        Measure where the time goes; `report` then holds it. A `Clock` is shared with whoever else counts on it.
 
     Raises
     ------
@@ -85,6 +95,8 @@ class GradientCollector:
         modules: ModulesFilter | None = None,
         loss_fn: Callable[[nn.Module, Any], torch.Tensor] | None = None,
         backend: str = "auto",
+        float32_matmul: str = "auto",
+        profile: bool | Clock = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -97,14 +109,19 @@ class GradientCollector:
             raise ValueError("model: expected parameters with requires_grad, got none; load the adapter as trainable")
         self._trained = choose(all_trained, modules)
         self._loss_fn = loss_fn
-        if loss_fn is None and _output_layer(self._model) is None:
+        if loss_fn is None and output_layer(self._model) is None:
             raise ValueError(
                 f"loss_fn: expected a function, since {type(self._model).__name__} has no output embeddings and so is "
                 "no causal language model, got None"
             )
-        self.gamma = _resolve_gamma(gamma, moments)
+        self.gamma = resolve_gamma(gamma, moments)
         if self.gamma.needs_moments:
-            _check_moments(self._trained, moments)
+            check_moments(self._trained, moments)
+        device = device_of(self._model)
+        if not isinstance(profile, Clock):
+            profile = Clock(enabled=profile, synchronize=torch.cuda.synchronize if device.type == "cuda" else None)
+        self._clock = profile
+        self._matmul = choose_float32_matmul(device, float32_matmul)
         self._projector = Projector(spec, self.gamma, moments or {}, backend)
         self._sites = sites_of(self._trained)
         self._owners = {id(t.parameter): (t.name, frozenset(id(o.module) for o in t.owners)) for t in self._trained}
@@ -112,6 +129,7 @@ class GradientCollector:
         self._samples = self._batches = 0
         self._told: set[str] = set()
         self._packing_tried = False
+        self._apart = SamplesApart(self._model)
 
     @property
     def spec(self) -> ProjectionSpec:
@@ -122,6 +140,11 @@ class GradientCollector:
     def parameters(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """(canonical name, shape) of the parameters that gradients are taken of, in model order."""
         return tuple((t.name, t.shape) for t in self._trained)
+
+    @property
+    def prefers_packed(self) -> bool:
+        """Whether packed batches cost less than padded ones of the same samples."""
+        return self._loss_fn is None and (self._apart.supported or packs_by_itself(self._model))
 
     def collect(self, batch: Any) -> Sketches:
         """Sketches of the B samples of `batch`, in its order.
@@ -146,13 +169,41 @@ class GradientCollector:
             Gradients cannot be told apart by sample in some module, or the model lets samples see each other.
         """
         with ExitStack() as stack:
+            stack.enter_context(self._clock.part("other"))
+            stack.enter_context(self._matmul.set())
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(modes.evaluation(self._model))
             stack.enter_context(modes.frozen(self._model))
             if self._loss_fn is None:
-                return self._collect_language(read_batch(batch, self._model, _device(self._model)))
+                return self._collect_read(read_batch(batch, self._model, device_of(self._model)))
             return self._collect_any(batch, self._loss_fn)
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """What the model computes in: ``parameters`` (dtypes), ``float32_matmul`` (torch's setting), ``why`` that."""
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in self._model.parameters()})
+        return {
+            "parameters": ", ".join(dtypes),
+            "float32_matmul": self._matmul.setting,
+            "why": self._matmul.why,
+        }
+
+    def bytes_per_token(self, batch: Any) -> int:
+        """Bytes that collecting takes beyond the model, a token, if no sample is longer than the one in `batch`.
+
+        Collects `batch`, one language-model sample, and counts what autograd keeps meanwhile. To that come the logits
+        of a token, as if every token had a label: a bound for the batches of usual data, not for each.
+        """
+        counts = self._samples, self._batches
+        saved = SavedBytes(self._model)
+        with saved.counted():
+            self.collect(batch)
+        self._samples, self._batches = counts
+        head = output_layer(self._model)
+        assert head is not None
+        assert isinstance(head.weight, torch.Tensor)
+        return -(-saved.peak // int(batch["input_ids"].numel())) + LOGIT_BYTES * int(head.weight.shape[0])
 
     def report(self) -> dict[str, Any]:
         """What was collected and how, JSON-able.
@@ -160,7 +211,8 @@ class GradientCollector:
         ``paths`` maps each way a gradient went to its parameters' names: "linear" (fused, never formed), "rows" (formed
         per sample: norms, biases), "sparse" (embeddings), "dense" (one parameter used in several ways, formed one
         sample at a time), "per_sample" (the module run again for each sample), "zero" (not used in the last batch),
-        "not_seen" (nothing collected yet). ``entries`` counts the parameter entries of each.
+        "not_seen" (nothing collected yet). ``entries`` counts the parameter entries of each. ``time``
+        (`Clock.report`) is there if it was asked for.
         """
         paths: dict[str, list[str]] = {}
         entries: Counter[str] = Counter()
@@ -176,12 +228,14 @@ class GradientCollector:
             "dropout": "off",
             "dropout_modules": modes.dropout_modules(self._model),
             "gradient_checkpointing": bool(modes.checkpointed(self._model)),
+            "precision": self.precision,
+            **({"time": self._clock.report()} if self._clock.enabled else {}),
         }
 
     def _collect_any(self, batch: Any, loss_fn: Callable[[nn.Module, Any], torch.Tensor]) -> Sketches:
         current = self._pass()
         with current.hooks():
-            with self._guard(current):
+            with self._clock.part("forward"), self._guard(current):
                 losses = loss_fn(self._model, batch)
             if not isinstance(losses, torch.Tensor):
                 raise TypeError(f"loss_fn: expected to return a (B,) tensor, got {type(losses).__name__}")
@@ -192,6 +246,18 @@ class GradientCollector:
                 )
             layout = Layout.of_samples(len(losses))
             return self._sketch(current, losses, layout, None, np.ones(len(losses), dtype=np.int64))
+
+    def _collect_read(self, batch: LanguageBatch) -> Sketches:
+        # One sample alone costs the model's own attention nothing, and there is nothing to try it against.
+        if not (batch.layout.packed and batch.n_samples > 1 and self._apart.supported):
+            return self._collect_language(batch)
+        try:
+            with self._apart.on(batch.layout.offsets):
+                return self._collect_language(batch)
+        except UnsupportedAttentionError:
+            self._apart.refuse()
+            self._packing_tried = False
+        return self._collect_language(batch)
 
     def _collect_language(self, batch: LanguageBatch) -> Sketches:
         if not batch.tokens.any():
@@ -205,11 +271,12 @@ class GradientCollector:
             stack.enter_context(current.hooks())
             if modes.is_reentrant(self._model):
                 stack.enter_context(modes.inputs_require_grad(self._model))
-            with self._guard(current):
+            with self._clock.part("forward"), self._guard(current):
                 logits, hidden = self._logits(batch, current)
             if batch.layout.packed and batch.n_samples > 1 and not self._packing_tried:
                 self._try_packing(batch, hidden, current)
-            losses = sample_losses(logits, batch)
+            with self._clock.part("forward"):
+                losses = sample_losses(logits, batch)
             del logits
             return self._sketch(current, losses, batch.layout, batch.label_layout, batch.tokens)
 
@@ -224,7 +291,7 @@ class GradientCollector:
         current.start_backward(layout, label_layout)
         if losses.requires_grad:
             # Not under autocast: the backward's dtypes are those the forward recorded.
-            with torch.autocast(losses.device.type, enabled=False):
+            with self._clock.part("backward"), torch.autocast(losses.device.type, enabled=False):
                 losses.float().sum().backward()  # type: ignore[no-untyped-call]
         rows, norms = current.finish(self._trained)
         without = torch.as_tensor(tokens == 0)
@@ -241,7 +308,7 @@ class GradientCollector:
         for site in self._sites:
             if site.kind == OTHER:
                 self._tell(site, "there is no fused path for it")
-        return Pass(self._sites, self._projector, self._tell)
+        return Pass(self._sites, self._projector, self._tell, self._clock)
 
     def _tell(self, site: Site, why: str) -> None:
         if site.name in self._told:
@@ -286,7 +353,7 @@ class GradientCollector:
     @contextmanager
     def _only_predicting(self, batch: LanguageBatch, current: Pass, seen: list[torch.Tensor]) -> Iterator[None]:
         """Hands the output layer only the tokens that predict a label: each other would cost a vocabulary."""
-        head = _output_layer(self._model)
+        head = output_layer(self._model)
         assert head is not None
 
         def gather(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -314,78 +381,30 @@ class GradientCollector:
             after.remove()
 
     def _try_packing(self, batch: LanguageBatch, hidden: torch.Tensor, current: Pass) -> None:
-        """Once: the last sample with labels must have the hidden states it has alone, or samples see each other."""
-        b = int(np.flatnonzero(batch.tokens)[-1])
+        """Once: a sample must have the hidden states it has alone by the model's own attention, or samples see others.
+
+        The last with labels whose states are finite, since the first has nobody before it to see.
+        """
         offsets = batch.label_layout.offsets
-        packed = hidden[:, int(offsets[b]) : int(offsets[b + 1])].float()
+        b, packed = -1, hidden[:, :0]
+        for b in np.flatnonzero(batch.tokens)[::-1].tolist():
+            packed = hidden[:, int(offsets[b]) : int(offsets[b + 1])].float()
+            if packed.isfinite().all():
+                break
+        else:
+            return
         phase, current.phase = current.phase, "quiet"
-        with torch.no_grad(), modes.no_checkpointing(self._model):
+        with torch.no_grad(), modes.no_checkpointing(self._model), self._apart.off():
             _, alone = self._logits(batch.alone(b), current)
         current.phase = phase
-        if not packed.isfinite().all() or batch.layout.offsets[b] == 0:
-            return
-        self._packing_tried = True
+        self._packing_tried = batch.layout.offsets[b] > 0
         error = float(torch.linalg.vector_norm(packed - alone.float()) / torch.linalg.vector_norm(alone.float()))
         # Under autocast hidden states may be float32 and what they come from is not.
         exact = {} if torch.is_autocast_enabled(hidden.device.type) else _PACKED_TOLERANCE
         if error > exact.get(hidden.dtype, _PACKED_COARSE_TOLERANCE):
+            if self._apart.supported:
+                raise UnsupportedAttentionError
             raise CollectError(
                 "batch: expected a model whose attention does not cross the samples of a packed batch, got hidden "
                 f"states that differ by {error:.1e} from those of the sample alone; collect from padded batches"
             )
-
-
-def _output_layer(model: nn.Module) -> nn.Module | None:
-    get = getattr(model, "get_output_embeddings", None)
-    layer = get() if callable(get) else None
-    return layer if isinstance(layer, nn.Module) else None
-
-
-def _device(model: nn.Module) -> torch.device:
-    """Where the inputs belong: with the embeddings, or the first parameter."""
-    get = getattr(model, "get_input_embeddings", None)
-    embeddings = get() if callable(get) else None
-    first = next((embeddings if isinstance(embeddings, nn.Module) else model).parameters(), None)
-    return next(model.parameters()).device if first is None else first.device
-
-
-def _resolve_gamma(gamma: object, moments: object) -> Gamma:
-    if isinstance(gamma, Gamma):
-        return gamma
-    if not isinstance(gamma, str):
-        raise TypeError(f"gamma: expected a Gamma or one of {GAMMA_KINDS}, got {type(gamma).__name__}")
-    if gamma not in GAMMA_KINDS:
-        raise ValueError(f"gamma: expected a Gamma or one of {GAMMA_KINDS}, got {gamma!r}")
-    if gamma in ("sgd", "sign", "less"):
-        return getattr(Gamma, gamma)()  # type: ignore[no-any-return]
-    if not isinstance(moments, Moments):
-        raise ValueError(
-            f"moments: expected Moments, from which gamma={gamma!r} takes betas, eps and step, got "
-            f"{type(moments).__name__}; load_moments reads them, or give a Gamma with its numbers"
-        )
-    if gamma == "second_moment":
-        return Gamma.second_moment(moments.betas[1], moments.eps, moments.step)
-    make = Gamma.adam if gamma == "adam" else Gamma.affine
-    return make(*moments.betas, moments.eps, moments.step)
-
-
-def _check_moments(trained: tuple[TrainedParameter, ...], moments: object) -> None:
-    if not isinstance(moments, Mapping):
-        raise ValueError(
-            "moments: expected a mapping of canonical names to (exp_avg, exp_avg_sq), got "
-            f"{type(moments).__name__}; load_moments reads them from a checkpoint"
-        )
-    missing = [t.name for t in trained if t.name not in moments]
-    if missing:
-        raise MomentsError(
-            f"moments: expected one entry for each trained parameter, got none for {', '.join(missing)}; load those "
-            "of this model's own training, or leave the parameters out with modules="
-        )
-    wrong = [
-        f"{t.name} {tuple(m.shape)} instead of {t.shape}"
-        for t in trained
-        for m in moments[t.name]
-        if tuple(m.shape) != t.shape
-    ]
-    if wrong:
-        raise MomentsError(f"moments: expected the shapes of the trained parameters, got {'; '.join(wrong)}")

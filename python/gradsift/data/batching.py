@@ -52,15 +52,17 @@ def collate(samples: Sequence[EncodedSample], *, pad_id: int, layout: str = "pad
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def batches_by_length(lengths: Sequence[int] | np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Positions in groups of like length, the longest first, each at most `max_tokens` when padded.
+def batches_by_length(lengths: Sequence[int] | np.ndarray, max_tokens: int, layout: str = "padded") -> list[np.ndarray]:
+    """Positions in groups of like length, the longest first, each at most `max_tokens`.
 
     Samples of one length keep their order; a sample longer than `max_tokens` is a group of its own.
 
     Parameters
     ----------
     lengths : (N,) ints of at least 1
-    max_tokens : int, at least 1; a group of n samples costs n times its longest
+    max_tokens : int, at least 1
+    layout : {"padded", "packed"}
+        A group of n samples costs n times its longest, or the sum of its lengths.
 
     Returns
     -------
@@ -73,10 +75,18 @@ def batches_by_length(lengths: Sequence[int] | np.ndarray, max_tokens: int) -> l
         raise ValueError(f"lengths: expected at least 1 each, got {sizes.min()}")
     if max_tokens < 1:
         raise ValueError(f"max_tokens: expected at least 1, got {max_tokens}")
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout: expected "padded" or "packed", got {layout!r}')
     order = np.argsort(-sizes, kind="stable")
+    ends = np.cumsum(sizes[order])
     batches, start = [], 0
     while start < len(order):
-        count = max(1, max_tokens // int(sizes[order[start]]))
+        longest = int(sizes[order[start]])
+        if layout == "padded":
+            count = max(1, max_tokens // longest)
+        else:
+            before = ends[start] - longest
+            count = max(1, int(np.searchsorted(ends, before + max_tokens, side="right")) - start)
         batches.append(order[start : start + count])
         start += count
     return batches

@@ -118,7 +118,12 @@ class CollectConfig(_Section):
     dtype: Literal["bfloat16", "float16", "float32", "int8", "int4", "int1"] = Field(
         "bfloat16", description="of the stored rows; with int8, int4 or int1 the few rows of targets are float32"
     )
-    max_tokens: int = Field(2048, ge=1, description="tokens a batch, padding included")
+    max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="tokens a batch, padding included; auto: as many as help and fit, kept for a resumed run"
+    )
+    memory_limit_gib: float | None = Field(
+        None, gt=0, description="what a batch may take beyond the model, for auto; half of the free memory if absent"
+    )
     shard_rows: int = Field(256, ge=1, description="rows a shard: what an interrupted run loses at most")
 
     @model_validator(mode="after")

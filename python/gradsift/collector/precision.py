@@ -1,0 +1,76 @@
+"""Which library multiplies float32 matrices on the CPU: the fastest whose result is still a float32 product."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+# float32 products of these lengths are off by about 3e-7, with inputs rounded to TF32 by 3e-4 and to bfloat16 by 2e-3.
+_MOST_ERROR = 2e-6
+# (rows, inner, columns): a layer, LoRA's A and B, and the logits' inner length; libraries choose a path by shape.
+_SHAPES = ((256, 576, 1536), (256, 576, 16), (256, 128, 576), (64, 4096, 256))
+
+
+@dataclass(frozen=True)
+class Float32Matmul:
+    """How float32 matrices are multiplied while collecting: torch's setting, and why."""
+
+    setting: str
+    why: str
+
+    @contextmanager
+    def set(self) -> Iterator[None]:
+        """The setting, and the former one afterwards. It is the process's: other threads see it meanwhile."""
+        before = torch.get_float32_matmul_precision()
+        if before == self.setting:
+            yield
+            return
+        torch.set_float32_matmul_precision(self.setting)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def choose_float32_matmul(device: torch.device, choice: str = "auto") -> Float32Matmul:
+    """What `choice` means here.
+
+    "unchanged" is torch's setting of the moment. "auto" is "medium" on a CPU where its products are measured to be as
+    accurate as float32's (oneDNN then multiplies instead of MKL, and rounds nothing unless the CPU has AMX), and only
+    if torch is at its default; elsewhere, unchanged. Never on a GPU, where "medium" is TF32 or less.
+    """
+    now = torch.get_float32_matmul_precision()
+    if choice == "unchanged":
+        return Float32Matmul(now, "as torch was set")
+    if choice != "auto":
+        raise ValueError(f'float32_matmul: expected "auto" or "unchanged", got {choice!r}')
+    if device.type != "cpu":
+        return Float32Matmul(now, f"as torch was set: on {device.type} a faster one rounds its inputs")
+    if now != "highest":
+        return Float32Matmul(now, "as torch was set, which is not its default")
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return Float32Matmul(now, "this torch has no oneDNN")
+    error = matmul_error("medium")
+    if error > _MOST_ERROR:
+        return Float32Matmul(now, f'"medium" is off by {error:.0e} on this CPU, which rounds its inputs')
+    return Float32Matmul("medium", f"oneDNN, off by {error:.0e} on this CPU: still float32")
+
+
+@functools.cache
+def matmul_error(setting: str) -> float:
+    """The largest relative error of float32 products under `setting`, against float64, on a few shapes."""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    with Float32Matmul(setting, "").set(), torch.no_grad():
+        for rows, inner, columns in _SHAPES:
+            a = torch.randn(rows, inner, generator=generator)
+            b = torch.randn(columns, inner, generator=generator)
+            exact = a.double() @ b.double().T
+            size = torch.linalg.vector_norm(exact)
+            for got in (torch.nn.functional.linear(a, b), a @ b.T.contiguous()):
+                worst = max(worst, float(torch.linalg.vector_norm(got.double() - exact) / size))
+    return worst
