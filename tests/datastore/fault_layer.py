@@ -1,13 +1,12 @@
 """Stands between the datastore's `_io` and the operating system: logs every call, and makes one go wrong.
 
-`installed` puts it in place of `os`, `fcntl` and `mmap` there. Syncing is logged and left out, so that thousands of
-runs are quick; what a sync is worth is for `power_loss` to say, which replays the log.
+`installed` puts it in place of `os`, `fcntl` and the C library there. Syncing is logged and left out, so that
+thousands of runs are quick; what a sync is worth is for `power_loss` to say, which replays the log.
 """
 
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,9 +30,9 @@ CALLS = {
         "posix_fadvise",
     ),
     "fcntl": ("flock",),
-    "mmap": ("mmap",),
+    "_libc": ("mmap",),
 }
-_MODULES = {"os": os, "fcntl": fcntl, "mmap": mmap}
+_MODULES = {"os": os, "fcntl": fcntl, "_libc": _io._libc}
 
 
 class Killed(BaseException):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 import gradsift
 from gradsift import Datastore, Gamma, ProjectionSpec, StoreSpec
-from gradsift.datastore import _checksum
+from gradsift.datastore import _checksum, _io
 from gradsift.datastore import format as fmt
 from gradsift.datastore.spec_file import pack_spec, parse_spec
 from gradsift.datastore.table import COLUMNS, Columns, RowTable, pack_table
@@ -96,6 +98,33 @@ def test_a_shard_of_more_than_four_gibibytes_and_rows_and_ids_beyond_two_to_the_
     with pytest.raises(DatastoreCorruptError, match=rf"block 4100 .*rows {2**40 + 16_400} … {2**40 + 16_403}"):
         Datastore.open(stores.path).rows(2**40 + 16_401, 2**40 + 16_402)
     assert not store.rows(2**40 + 16_396, 2**40 + 16_400).any()
+
+
+def test_a_store_of_more_shards_than_a_process_may_have_handles_opens_and_lets_go_of_all_memory(stores, fault_layer):
+    with fault_layer.installed(fault_layer.FaultLayer()):
+        stores.make(200, shard_rows=1, dtype="float32")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limits[1]))
+    try:
+        store = Datastore.open(stores.path, verify="full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    np.testing.assert_array_equal(store.rows(), stores.sketches(200).rows)
+    block = next(store.blocks())
+    store.close()
+    del store
+    gc.collect()
+    np.testing.assert_array_equal(block.rows, stores.sketches(200).rows[:1])  # a view keeps its shard alone mapped
+    assert Path("/proc/self/maps").read_text().count(str(stores.path)) == 1
+    del block
+    assert str(stores.path) not in Path("/proc/self/maps").read_text()
+
+
+def test_a_file_that_was_cut_before_it_was_mapped_is_refused(stores):
+    stores.make(2)
+    (shard,) = stores.shards()
+    with open(shard, "rb") as file, pytest.raises(DatastoreCorruptError, match="cut while it was opened"):
+        _io.map_file(file.fileno(), shard.stat().st_size + 1, "shard")
 
 
 @pytest.mark.parametrize(

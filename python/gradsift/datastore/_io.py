@@ -6,15 +6,19 @@ that is moved while it is open stays the same directory.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import stat
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
+
+import numpy as np
 
 from gradsift.datastore.claims import CLAIM_PREFIX, Claim, claim_rows
 from gradsift.errors import (
@@ -23,6 +27,12 @@ from gradsift.errors import (
     DatastoreExistsError,
     DatastoreSpaceError,
 )
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_int64)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
 TEMP_PREFIX = ".tmp-"
 _SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -334,8 +344,8 @@ class LocalSource:
 class MappedFile:
     """The bytes of a mapped file."""
 
-    def __init__(self, mapped: mmap.mmap) -> None:
-        self._bytes = memoryview(mapped)
+    def __init__(self, mapped: memoryview) -> None:
+        self._bytes = mapped
 
     def view(self, start: int, stop: int, *, ahead: bool = False) -> tuple[memoryview, int]:
         """Bytes ``[start, stop)``, no copy; and 0, as they are always the same."""
@@ -360,14 +370,26 @@ def make_directory(path: str) -> None:
         raise kind(f"{path!r}: the directory cannot be made: {error.strerror}") from error
 
 
-def map_file(fd: int, size: int, file: str) -> mmap.mmap:
-    """`size` bytes of the open file, mapped read-only."""
+def map_file(fd: int, size: int, file: str) -> memoryview:
+    """`size` bytes of the open file, mapped read-only until the last view of them goes; the handle may be closed.
+
+    Python's own mmap keeps a handle for each file, and a process may have a thousand or so: as many shards.
+    """
     try:
-        return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
-    except ValueError as error:
-        raise DatastoreCorruptError(f"{file}: {error}; the file was cut while it was opened") from error
+        address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        if address == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        pages = (ctypes.c_ubyte * size).from_address(address)
+        weakref.finalize(pages, _libc.munmap, address, size).atexit = False  # views may be in use to the very end
+        if os.fstat(fd).st_size < size:
+            raise DatastoreCorruptError(
+                f"{file}: expected {size} bytes, got fewer; the file was cut while it was opened"
+            )
     except OSError as error:
         raise DatastoreError(f"{file}: cannot be mapped: {error.strerror}") from error
+    array = np.frombuffer(memoryview(pages), np.uint8)
+    array.flags.writeable = False
+    return memoryview(array)
 
 
 def pread_exactly(fd: int, size: int, offset: int, file: str) -> bytes:
