@@ -389,7 +389,7 @@ def map_file(fd: int, size: int, file: str) -> memoryview:
         raise DatastoreError(f"{file}: cannot be mapped: {error.strerror}") from error
     array = np.frombuffer(memoryview(pages), np.uint8)
     array.flags.writeable = False
-    return memoryview(array)
+    return array.data
 
 
 def pread_exactly(fd: int, size: int, offset: int, file: str) -> bytes:
