@@ -2,7 +2,12 @@
 # GRADSIFT_BUILD_<NAME>=1 for the tables that dispatch to them. A compiler without the flags builds the rest.
 include(CheckCXXCompilerFlag)
 
+set(GRADSIFT_LEAVE_OUT "" CACHE STRING "instruction sets not to build, such as AVX2;AVX512")
+
 function(gradsift_add_isa name flags)
+    if(name IN_LIST GRADSIFT_LEAVE_OUT)
+        return()
+    endif()
     string(REPLACE ";" " " flag_line "${flags}")
     check_cxx_compiler_flag("${flag_line}" GRADSIFT_COMPILER_HAS_${name})
     if(NOT GRADSIFT_COMPILER_HAS_${name})

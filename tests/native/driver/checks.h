@@ -14,6 +14,9 @@ void check_case(const Case& one, Memory memory);
 /// Published values, and all instruction sets against one another at every length and offset. Changes the one in force.
 void check_crc32c(Memory memory);
 
+/// The same bytes from quantise_rows, dequantise_rows and round_rows on all instruction sets. Changes the one in force.
+void check_store_kernels(Memory memory);
+
 /// What this thread is doing, for a report after a fault.
 const char* doing();
 void set_doing(const std::string& what);

@@ -121,6 +121,7 @@ int main(int count, char** words) {
         for (const gradsift::Isa isa : gradsift::isas()) names.emplace_back(gradsift::isa_name(isa));
         if (!options.isa.empty()) names = {options.isa};
         driver::check_crc32c(options.memory);
+        driver::check_store_kernels(options.memory);
         Report report;
         for (const std::string& name : names) {
             gradsift::set_isa(name);
