@@ -102,11 +102,11 @@ def test_every_instruction_set_gives_the_known_answers(preset, few, memory, call
         assert isas == 2
 
 
-def test_the_environment_forces_neon_or_less_and_nothing_else(build, cases):
-    program = ["qemu-aarch64", build("aarch64") / DRIVER, cases(True), "--isa", "scalar"]
+def test_the_environment_forces_neon_or_less_and_nothing_else(build):
+    program = ["qemu-aarch64", build("aarch64") / DRIVER, os.devnull]  # it says what is in force before it reads cases
     for isa in ("neon", "scalar"):
-        assert run(program, 300, GRADSIFT_ISA=isa).stdout.startswith(f"in force: {isa}\n")
-    refused = run(program, 300, GRADSIFT_ISA="avx2")
+        assert run(program, 60, GRADSIFT_ISA=isa).stdout.startswith(f"in force: {isa}\n")
+    refused = run(program, 60, GRADSIFT_ISA="avx2")
     assert refused.returncode == 2
     assert "GRADSIFT_ISA: expected one of neon, scalar" in refused.stderr
 
@@ -187,7 +187,7 @@ def with_planted(folder, changes, source, target):
     planted = target.parent / "planted.o"
     command = [word.replace(str(ROOT / "csrc"), str(copy)) for word in command if word != "-Werror"]
     command[command.index("-o") + 1] = str(planted)
-    compiled = run(command, 300)
+    compiled = run([*command, "-O0"], 300)
     assert compiled.returncode == 0, compiled.stderr
     others = [path for file, path in objects.items() if file != ROOT / "csrc" / source]
     flags = [word for word in command if word.startswith(("-fsanitize", "-O", "-g"))]
