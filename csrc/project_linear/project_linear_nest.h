@@ -22,13 +22,13 @@ __attribute__((noinline)) void transpose(const float* from, float* to, int64_t t
     }
 }
 
-/// The moments of a patch are asked for before a loop over tokens and have come when it ends.
-inline void prefetch(const MomentView& moment, int64_t at, int64_t stride, int64_t rows, int64_t width) {
+/// Asks for the moments of `height` rows of `width` entries, to be there when the tile before them is done.
+inline void prefetch(const MomentView& moment, int64_t at, int64_t stride, int64_t height, int64_t width) {
     if (moment.data == nullptr) return;
     const int64_t size = size_of(moment.dtype);
-    const char* line = static_cast<const char*>(moment.data) + at * size;
-    for (int64_t r = 0; r < rows; ++r, line += stride * size) {
-        for (int64_t byte = 0; byte < width * size; byte += 64) __builtin_prefetch(line + byte);
+    const char* line = static_cast<const char*>(moment.data) + at * size + kLineTail;
+    for (int64_t r = 0; r < height; ++r, line += stride * size) {
+        for (int64_t byte = 0; byte < width * size; byte += 64) __builtin_prefetch(line + byte, 0, 2);
     }
 }
 
@@ -78,7 +78,8 @@ struct LinearNest {
                          Lookahead& ahead, SquareNorms& norms) {
         const int64_t height = at_most(slice.row_end - slice.row_begin - row, kRows);
         const Patch patch{slice.row_begin + row, slice.row_begin + row, lane, static_cast<int>(height), width};
-        prefetch_moments(slice, patch);
+        const int64_t below = row + kRows < slice.row_end - slice.row_begin ? patch.row + kRows : slice.row_begin;
+        prefetch_moments(slice, below, below > patch.row ? lane : lane + kCols, kRows, kCols);
         alignas(64) float tile[kRows * kCols];
         tiles.multiply(lane, row, ahead.take(tiles.data_of(lane)), tile);
         add<kKind>(slice, patch, tile, kCols, norms);
@@ -91,20 +92,21 @@ struct LinearNest {
         const Patch patch{lane, lane, col_begin + col, height, static_cast<int>(last - col)};
         constexpr int64_t kUnit = kRows > Vec::kLanes ? kRows : Vec::kLanes;
         const int64_t stride = (last - col + kUnit - 1) / kUnit * kUnit;
-        prefetch_moments(slice, patch);
         alignas(64) float turned[kCols * kBlockCols];
         alignas(64) float tile[kRows * kCols];
-        for (int64_t at = col; at < last; at += kRows) {
+        const int64_t share = kCols / ((last - col + kRows - 1) / kRows);  // rows below, asked for with each tile
+        for (int64_t at = col, below = lane + kCols; at < last; at += kRows, below += share) {
+            prefetch_moments(slice, below, patch.col, share, patch.width);
             tiles.multiply(lane, at, ahead.take(tiles.data_of(lane)), tile);
             transpose<kRows, kCols>(tile, turned + (at - col), stride);
         }
         add<kKind>(slice, patch, turned, stride, norms);
     }
 
-    static void prefetch_moments(const LinearSlice& slice, const Patch& patch) {
-        const int64_t at = patch.row * slice.cols + patch.col;
-        prefetch(slice.first, at, slice.cols, patch.height, patch.width);
-        prefetch(slice.second, at, slice.cols, patch.height, patch.width);
+    static void prefetch_moments(const LinearSlice& slice, int64_t row, int64_t col, int64_t height, int64_t width) {
+        const int64_t rows = at_most(slice.row_end - row, height), cols = at_most(slice.col_end - col, width);
+        prefetch(slice.first, row * slice.cols + col, slice.cols, rows, cols);
+        prefetch(slice.second, row * slice.cols + col, slice.cols, rows, cols);
     }
 
     template <GammaKind kKind>

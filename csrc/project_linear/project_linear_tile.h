@@ -26,6 +26,10 @@ inline bool crowds_cache(const Side<T>& side, int64_t tokens) {
     return tokens > 4 * (2048 / power);
 }
 
+/// Where to point into a line to be asked for, so that entries that are not aligned to lines are all asked for: each
+/// stretch of 64 bytes by its end, since its beginning came with the stretch before.
+constexpr int64_t kLineTail = 60;
+
 /// Lines that are to be asked for while something else is computed, one or two of each token at a time.
 struct Ahead {
     const char* data;
@@ -38,7 +42,7 @@ class Lookahead {
   public:
     /// `bytes` of each token from `data` on, over `calls` calls.
     Lookahead(const void* data, int64_t stride, int64_t bytes, int64_t calls)
-        : next_{static_cast<const char*>(data), stride, calls * 64 < bytes ? 64 : 0}, left_(bytes) {}
+        : next_{static_cast<const char*>(data) + kLineTail, stride, calls * 64 < bytes ? 64 : 0}, left_(bytes) {}
 
     Ahead take(const void* otherwise) {
         if (left_ <= 0) return {static_cast<const char*>(otherwise)};
