@@ -30,6 +30,8 @@ Isa find(const std::string& name, const char* argument) {
 
 const char* isa_name(Isa isa) {
     switch (isa) {
+        case Isa::kAvx512Bf16:
+            return "avx512bf16";
         case Isa::kAvx512:
             return "avx512";
         case Isa::kAvx2:
@@ -51,6 +53,9 @@ const std::vector<Isa>& isas() {
 #if GRADSIFT_BUILD_AVX512
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+#if GRADSIFT_BUILD_AVX512BF16
+            if (__builtin_cpu_supports("avx512bf16")) found.push_back(Isa::kAvx512Bf16);
+#endif
             found.push_back(Isa::kAvx512);
         }
 #endif
@@ -70,6 +75,9 @@ const std::vector<Isa>& isas() {
 
 std::vector<std::string> built_isas() {
     return {
+#if GRADSIFT_BUILD_AVX512BF16
+        "avx512bf16",
+#endif
 #if GRADSIFT_BUILD_AVX512
         "avx512",
 #endif

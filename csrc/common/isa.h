@@ -5,7 +5,7 @@
 namespace gradsift {
 
 /// Instruction-set levels, each holding the ones before it on its own architecture.
-enum class Isa : int { kScalar = 0, kNeon = 1, kAvx2 = 2, kAvx512 = 3 };
+enum class Isa : int { kScalar = 0, kNeon = 1, kAvx2 = 2, kAvx512 = 3, kAvx512Bf16 = 4 };
 
 const char* isa_name(Isa isa);
 

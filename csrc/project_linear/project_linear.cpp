@@ -22,6 +22,9 @@ constexpr IsaTable<ProjectLinearFn> kTable = {
 #if GRADSIFT_BUILD_AVX512
     .avx512 = project_linear_avx512,
 #endif
+#if GRADSIFT_BUILD_AVX512BF16
+    .avx512bf16 = project_linear_avx512bf16,
+#endif
 };
 
 void check(const ProjectLinear& call) {

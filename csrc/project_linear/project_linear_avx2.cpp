@@ -12,6 +12,6 @@ using Tiles = FloatTiles<T, 4, 2>;
 
 }  // namespace
 
-void project_linear_avx2(const LinearSlice& slice) { run_linear<Tiles>(slice); }
+void project_linear_avx2(const LinearSlice& slice) { run_linear_of<Tiles>(slice); }
 
 }  // namespace gradsift

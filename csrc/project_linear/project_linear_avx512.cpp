@@ -12,6 +12,6 @@ using Tiles = FloatTiles<T, 8, 2>;
 
 }  // namespace
 
-void project_linear_avx512(const LinearSlice& slice) { run_linear<Tiles>(slice); }
+void project_linear_avx512(const LinearSlice& slice) { run_linear_of<Tiles>(slice); }
 
 }  // namespace gradsift

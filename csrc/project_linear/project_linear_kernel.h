@@ -41,5 +41,6 @@ void project_linear_scalar(const LinearSlice& slice);
 void project_linear_neon(const LinearSlice& slice);
 void project_linear_avx2(const LinearSlice& slice);
 void project_linear_avx512(const LinearSlice& slice);
+void project_linear_avx512bf16(const LinearSlice& slice);
 
 }  // namespace gradsift

@@ -117,25 +117,25 @@ struct LinearNest {
     }
 };
 
-/// The tiles for an entry type: `Tiles<T>`.
-template <template <class> class Tiles, class T>
+template <class Tiles>
 inline void run_linear(const LinearSlice& slice) {
     const bool turned = slice.row_end - slice.row_begin > slice.col_end - slice.col_begin;
     with_gamma(slice.terms.kind, [&]<GammaKind kKind>() {
         if (turned) {
-            LinearNest<Tiles<T>, true>::template run<kKind>(slice);
+            LinearNest<Tiles, true>::template run<kKind>(slice);
         } else {
-            LinearNest<Tiles<T>, false>::template run<kKind>(slice);
+            LinearNest<Tiles, false>::template run<kKind>(slice);
         }
     });
 }
 
+/// With the tiles of the entries' type, `Tiles<T>`.
 template <template <class> class Tiles>
-inline void run_linear(const LinearSlice& slice) {
+inline void run_linear_of(const LinearSlice& slice) {
     if (slice.dtype == Dtype::kFloat32) {
-        run_linear<Tiles, float>(slice);
+        run_linear<Tiles<float>>(slice);
     } else {
-        run_linear<Tiles, bf16>(slice);
+        run_linear<Tiles<bf16>>(slice);
     }
 }
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 NATIVE = importlib.util.find_spec("gradsift._native") is not None
-ISAS = ["scalar", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["scalar", "neon"]
+X86 = platform.machine() in ("x86_64", "AMD64")
+ISAS = ["scalar", "avx2", "avx512", "avx512bf16"] if X86 else ["scalar", "neon"]
 
 
 @pytest.fixture
