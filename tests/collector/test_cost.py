@@ -206,16 +206,17 @@ def test_the_precision_is_reported_and_torchs_setting_restored(make_model, sampl
     assert collector.report()["precision"] == {
         "parameters": "float32",
         "float32_matmul": "medium",
-        "why": "oneDNN, off by 3e-07 on this CPU: still float32",
+        "why": "oneDNN, off by 3.0e-07 on this CPU, the default by 3.0e-07",
     }
 
 
-@pytest.mark.parametrize("error", [3e-4, 2e-3])
-def test_a_cpu_that_rounds_in_the_faster_setting_keeps_float32(error, monkeypatch):
-    monkeypatch.setattr(precision, "matmul_error", lambda setting: error)
+@pytest.mark.parametrize("error", [5.7e-7, 3e-4, 2e-3])
+def test_a_faster_setting_that_is_less_accurate_than_the_default_is_not_taken(error, monkeypatch):
+    errors = {"highest": 2.6e-7, "medium": error}
+    monkeypatch.setattr(precision, "matmul_error", errors.get)
     chosen = precision.choose_float32_matmul(torch.device("cpu"))
     assert chosen.setting == "highest"
-    assert "rounds its inputs" in chosen.why
+    assert chosen.why == f'"medium" is off by {error:.1e} on this CPU, the default by 2.6e-07'
 
 
 def test_what_the_user_set_and_gpus_are_left_alone(monkeypatch):

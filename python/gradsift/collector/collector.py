@@ -65,8 +65,8 @@ class GradientCollector:
     backend : {"auto", "cpu", "reference"}
         Of the projection ops.
     float32_matmul : {"auto", "unchanged"}
-        How float32 matrices are multiplied meanwhile: by the fastest library whose result is measured to be float32's,
-        or as torch is set. `report` and the log say which. The model's own dtype is never changed.
+        How float32 matrices are multiplied meanwhile: by the fastest library measured to be as accurate as torch's
+        default, or as torch is set. `report` and the log say which. The model's own dtype is never changed.
     profile : bool or Clock
         Measure where the time goes; `report` then holds it. A `Clock` is shared with whoever else counts on it.
 
