@@ -21,20 +21,39 @@ struct Projection {
 /// Throws std::invalid_argument unless the projection is one of version 1.
 void check_projection(const Projection& projection);
 
-/// Signs and masks of one parameter, drawn once a call and shared by its samples: an eighth of a byte an entry.
+/// Rows of a parameter: count from `first` on, or those that `ids` lists.
+struct RowList {
+    const int64_t* ids;
+    int64_t first, count;
+
+    int64_t at(int64_t k) const { return ids != nullptr ? ids[k] : first + k; }
+};
+
+constexpr int kMaxNonzeros = 8;
+
+/// Runs of 128 entries whose signs are drawn at a time: 64 KB of float32.
+constexpr int64_t kPanelRuns = 128;
+
+/// Draws what the xor kind reads of each listed row and `blocks` blocks of columns from `first_block` on: `signs` and
+/// `masks`, each (nonzeros, rows.count, blocks). At most kPanelRuns of them a repeat.
+void draw_blocks(const Projection& projection, uint64_t param_id, const RowList& rows, int64_t first_block,
+                 int64_t blocks, uint32_t (*signs)[4], uint32_t* masks);
+
+/// What a kernel reads of a projection besides signs and masks.
+SketchPlan sketch_plan(const Projection& projection, uint64_t param_id, int64_t cols);
+
+/// Signs and masks of one parameter (rows, cols), drawn once a call and shared by its samples: an eighth of a byte an
+/// entry. For kernels that come back to an entry.
 class ProjectionTables {
   public:
-    /// `rows` × `cols` is the parameter. Sign row k belongs to row k of the parameter, or to row `row_ids[k]`, k <
-    /// `listed`, where ids are given.
-    ProjectionTables(const Projection& projection, uint64_t param_id, int64_t rows, int64_t cols,
-                     const int64_t* row_ids, int64_t listed, int threads);
+    ProjectionTables(const Projection& projection, uint64_t param_id, int64_t rows, int64_t cols, int threads);
 
     const SketchPlan& plan() const { return plan_; }
 
   private:
     std::vector<uint32_t> signs_;
     std::vector<uint32_t> masks_;
-    SketchPlan plan_{};
+    SketchPlan plan_;
 };
 
 }  // namespace gradsift

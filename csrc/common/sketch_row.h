@@ -241,17 +241,21 @@ inline void map_row(const T* grads, const Moments<M>& moments, int width, const 
     sums += own;
 }
 
-/// XOR count-sketch: each repeat adds the run, signed, to the one line of 128 numbers that its chunk's masks name.
+/// Adds a run of Γ, signed, to the one line of 128 numbers that its chunk's mask names.
+inline void add_mapped(const Chunk& chunk, const uint32_t* signs, int start, int width, const float* mapped,
+                       float* line) {
+    for (int k = 0; k < width; k += Vec::kLanes) {
+        chunk.add(Vec::load(mapped + k), sign_bits(signs, start + k), line + ((start + k) ^ chunk.vector_mask));
+    }
+}
+
+/// XOR count-sketch with several nonzeros.
 inline void add_run_xor(const SketchPlan& plan, const Run& run, const float* mapped, float* sketch) {
     const int64_t block = run.col / kBlockCols;
-    const int start = static_cast<int>(run.col % kBlockCols);
     for (int repeat = 0; repeat < plan.nonzeros; ++repeat) {
         const Chunk chunk(plan, mask_of(plan, repeat, run.row, block), sketch);
-        const uint32_t* const signs = signs_of(plan, repeat, run.sign_row, block);
-        float* const line = chunk.line(run.row & (plan.chunk_rows - 1));
-        for (int k = 0; k < run.width; k += Vec::kLanes) {
-            chunk.add(Vec::load(mapped + k), sign_bits(signs, start + k), line + ((start + k) ^ chunk.vector_mask));
-        }
+        add_mapped(chunk, signs_of(plan, repeat, run.sign_row, block), static_cast<int>(run.col % kBlockCols),
+                   run.width, mapped, chunk.line(run.row & (plan.chunk_rows - 1)));
     }
 }
 

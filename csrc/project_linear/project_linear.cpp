@@ -48,17 +48,18 @@ void project_linear(const ProjectLinear& call) {
     const int64_t rows = call.output_grads.cols, cols = call.activations.cols;
     const int64_t dim = call.projection.proj_dim;
     const ProjectLinearFn kernel = kTable.pick(active_isa());
-    const ProjectionTables tables(call.projection, call.param_id, rows, cols, nullptr, rows, call.threads);
+    const ProjectionTables tables(call.projection, call.param_id, rows, cols, call.threads);
     const GammaTerms terms = gamma_terms(call.gamma);
     const bool dense = call.projection.kind == ProjectionKind::kRademacher;
 
     const auto tokens_of = [&](int64_t b) { return call.cu_seqlens[b + 1] - call.cu_seqlens[b]; };
     const auto slices_of = [&](int64_t b) {
-        return slice_count(rows, cols, tokens_of(b) + kEpilogueTokens + (dense ? dim / 4 : 0), dim);
+        return slice_count(Cut::kLongerSide, rows, cols, tokens_of(b) + kEpilogueTokens + (dense ? dim / 4 : 0), dim);
     };
-    const auto body = [&](int64_t b, int64_t index, float* sketch, double* norms) {
+    const auto body = [&](const SliceTask& task) {
+        const int64_t b = task.first_sample;
         const int64_t begin = call.padded ? 0 : call.cu_seqlens[b];
-        const Rect rect = slice_rect(rows, cols, slices_of(b), index);
+        const Rect rect = slice_rect(Cut::kLongerSide, rows, cols, slices_of(b), task.index);
         LinearSlice slice{};
         slice.activations = call.activations.row(b, begin);
         slice.output_grads = call.output_grads.row(b, begin);
@@ -77,12 +78,12 @@ void project_linear(const ProjectLinear& call) {
         slice.second = reads_second_moment(terms.kind) ? call.second : MomentView{};
         slice.panels = thread_scratch(
             linear_panel_floats(slice.tokens, std::min(rect.row_end - rect.row_begin, rect.col_end - rect.col_begin)));
-        slice.sketch = sketch;
-        slice.norms = norms;
+        slice.sketch = task.sketches;
+        slice.norms = task.norms;
         kernel(slice);
     };
     const SketchOutput output{call.sketches, call.norms, call.accumulate, call.projection.scale()};
-    run_slices(call.sketches.rows, slices_of, body, output, call.threads);
+    run_slices(call.sketches.rows, slices_of, {}, body, output, call.threads);
 }
 
 }  // namespace gradsift
