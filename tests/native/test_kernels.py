@@ -83,6 +83,40 @@ def test_squares_that_float32_cannot_hold_are_in_the_norms(isa):
     np.testing.assert_allclose(norms[:, 0], [25e-60, 25e50], rtol=1e-6)
 
 
+def with_squares_out_of_range(case, shape):
+    """Entries whose squares float32 cannot hold among others, in a matrix of several runs and tiles."""
+    g = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    if case == "one overflows":
+        g[shape[0] // 2, shape[1] // 2] = 3e25
+    elif case == "all underflow":
+        g *= np.float32(1e-30)
+    elif case == "one row is left":
+        g[1:] *= np.float32(1e-32)
+        g[0] *= np.float32(1e-21)
+    elif case == "sums overflow":
+        g *= np.float32(1.5e19)
+    return g
+
+
+@pytest.mark.parametrize("case", ["one overflows", "all underflow", "one row is left", "sums overflow"])
+@pytest.mark.parametrize("nonzeros", [1, 2])
+@pytest.mark.parametrize("shape", [(9, 70), (40, 300)], ids=str)
+def test_norms_are_right_where_squares_leave_float32(isa, case, nonzeros, shape):
+    g = with_squares_out_of_range(case, shape)
+    spec = ProjectionSpec(512, seed=3, nonzeros=nonzeros)
+    gamma = Gamma.second_moment(eps=1e-3, step=5)
+    moments = (np.zeros(shape, np.float32), np.ones(shape, np.float32))
+    want = [np.square(g, dtype=np.float64).sum()] * 2
+    want[1] /= (1 / np.sqrt(1 - gamma.beta2**5) + 1e-3) ** 2
+    norms = np.zeros((1, 2))
+    ops.project_rows(g[None], spec, param="w", gamma=gamma, moments=moments, norms=norms, backend="cpu")
+    np.testing.assert_allclose(norms[0], want, rtol=1e-6)
+    # G itself as the product with one token a row
+    tokens = (g[None], np.eye(shape[0], dtype=np.float32)[None])
+    ops.project_linear(*tokens, spec, param="w", gamma=gamma, moments=moments, norms=norms, backend="cpu")
+    np.testing.assert_allclose(norms[0], want, rtol=1e-6)
+
+
 def test_zero_gradients_and_moments_make_zero_for_the_smallest_epsilon(isa):
     zero = np.zeros((1, 6), np.float32)
     gamma = Gamma.second_moment(eps=2.0**-126)

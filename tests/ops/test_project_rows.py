@@ -52,6 +52,29 @@ def test_every_backend_is_exact_on_integers(spec, shape, kind, dtype, backend, r
     np.testing.assert_array_equal(norms, want_norms)
 
 
+# Signs are drawn for 128 runs of 128 entries at a time: one run more, several panels, rows and columns that end within.
+PANELS = [
+    (ProjectionSpec(256, 7), (1, 129 * 128 + 1)),
+    (ProjectionSpec(256, 8, nonzeros=4), (131, 130)),
+    (ProjectionSpec(4096, 9), (257, 3)),
+    (ProjectionSpec(65536, 10), (130, 390)),
+    (ProjectionSpec(65536, 11), (33000,)),
+    (ProjectionSpec(512, 12, nonzeros=2), (70, 260)),
+    (ProjectionSpec(32768, 13, nonzeros=8), (129, 129)),
+]
+
+
+@pytest.mark.parametrize(("spec", "shape"), PANELS, ids=lambda x: str(x))
+def test_every_panel_of_a_parameter_is_drawn_as_specified(spec, shape, backend, rng):
+    g = integers(rng, 2, shape)
+    want = project_rows(g, spec, param=W, backend="reference")
+    got = project_rows(g, spec, param=W, backend=backend, threads=2)
+    if spec.nonzeros in (2, 8):  # 1/√s is rounded
+        np.testing.assert_allclose(got, want, rtol=3e-7)
+    else:
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda c: "{kind}-{proj_dim}-s{nonzeros}".format(**c))
 def test_every_backend_gives_the_published_sketches(case, backend):
     spec = ProjectionSpec(case["proj_dim"], case["seed"], case["kind"], case["nonzeros"])
@@ -108,6 +131,28 @@ def test_same_bits_for_every_batch_split_and_number_of_threads(split, backend, r
     parts = torch.cat([project_rows(part, SPEC, threads=split, **arguments) for part in g.tensor_split(split)])
     np.testing.assert_array_equal(parts, whole)
     np.testing.assert_array_equal(project_rows(g, SPEC, threads=3, **arguments), whole)
+
+
+@pytest.mark.parametrize("shape", [(9, 40), (300, 1100), (3, 90000)], ids=str)
+def test_same_bits_for_every_group_of_samples(shape, backend, rng, moments_like):
+    """In one slice and in several, cut along rows and along columns; alone, in groups of any size, and added on."""
+    spec, gamma = ProjectionSpec(8192, 6), Gamma.adam(step=4)
+    g = rng.normal(size=(5, *shape)).astype(np.float32)
+    arguments = {"param": W, "gamma": gamma, "moments": moments_like(rng, shape), "backend": backend}
+    arguments["moments"] = tuple(m.numpy() for m in arguments["moments"])
+    begun, begun_norms = rng.normal(size=(5, 8192)).astype(np.float32), rng.normal(size=(5, 2))
+
+    def run(part, threads, accumulate):
+        out, norms = begun[part].copy(), begun_norms[part].copy()
+        project_rows(g[part], spec, out=out, norms=norms, accumulate=accumulate, threads=threads, **arguments)
+        return out, norms
+
+    for accumulate in (False, True):
+        whole = run(slice(None), 1, accumulate)
+        for threads, width in ((2, 5), (3, 2), (1, 1)):
+            parts = [run(slice(b, b + width), threads, accumulate) for b in range(0, 5, width)]
+            for k in range(2):
+                np.testing.assert_array_equal(np.concatenate([part[k] for part in parts]), whole[k])
 
 
 LAYOUTS = {
