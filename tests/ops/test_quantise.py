@@ -231,3 +231,51 @@ def test_wrong_codes_are_refused_with_what_was_expected(change, error, match):
     }
     with pytest.raises(error, match=match):
         ops.dequantise_rows(arguments.pop("codes"), arguments.pop("scales"), **arguments)
+
+
+def best_twentieth(scores):
+    return set(np.argsort(-scores, kind="stable")[: len(scores) // 20].tolist())
+
+
+def heavy_tailed(rng, freedom, n=3000, proj_dim=1024):
+    """Noise with a planted cosine of standard deviation 0.06, and the target it is planted along, a unit vector."""
+    target = rng.normal(size=proj_dim)
+    target /= np.linalg.norm(target)
+    noise = rng.standard_t(freedom, (n, proj_dim))
+    planted = 0.06 * np.linalg.norm(noise, axis=1, keepdims=True) * rng.normal(size=(n, 1)) * target
+    return (noise + planted).astype(np.float32), target.astype(np.float32)[None]
+
+
+def with_one_scale_for_all(rows, bits, seed):
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.rint(unit * ((2 ** (bits - 1) - 1) / np.abs(unit).max()))
+
+
+def left_of(rows, bits, seed):
+    found = ops.quantise_rows(rows, bits=bits, seed=seed)
+    return ops.dequantise_rows(found.codes, found.scales, bits=bits, seed=seed)
+
+
+@pytest.fixture(scope="module", params=[2.1, 3])
+def mean_recall(request):
+    """`mean_recall(quantised, bits)`: of the best 5% by exact scores against float targets, over four draws."""
+    draws = [heavy_tailed(np.random.default_rng(seed), request.param) for seed in range(4)]
+
+    def measured(quantised, bits):
+        recalls = []
+        for seed, (rows, target) in enumerate(draws):
+            want = best_twentieth(ops.score_rows(rows, target)[:, 0])
+            got = best_twentieth(ops.score_rows(quantised(rows, bits, seed).astype(np.float32), target)[:, 0])
+            recalls.append(len(want & got) / len(want))
+        return np.mean(recalls)
+
+    return measured
+
+
+@pytest.mark.parametrize(("bits", "least"), [(8, 0.99), (4, 0.94), (1, 0.70)])
+def test_the_best_of_heavy_tailed_rows_are_found_again(mean_recall, bits, least):
+    assert mean_recall(left_of, bits) >= least
+
+
+def test_without_a_rotation_and_a_scale_for_each_row_they_are_lost_at_four_bits(mean_recall):
+    assert mean_recall(with_one_scale_for_all, 4) < 0.4
