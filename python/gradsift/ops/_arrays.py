@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,7 +36,13 @@ def type_name(value: object) -> str:
 def dtype_name(array: Array) -> str:
     if is_tensor(array):
         return str(array.dtype).removeprefix("torch.")
-    return str(array.dtype.name) if array.dtype.isnative else f"byte-swapped {array.dtype.name}"
+    return _numpy_name(array.dtype)
+
+
+@lru_cache(maxsize=64)
+def _numpy_name(dtype: np.dtype) -> str:
+    # NumPy puts the name together anew each time: a third of what checking a small call cost.
+    return str(dtype.name) if dtype.isnative else f"byte-swapped {dtype.name}"
 
 
 def shape_of(array: Array) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 
 from gradsift import backends
@@ -13,6 +14,7 @@ def implementation(op: str, backend: str, name: str | None = None) -> Callable[.
 
     "auto" is what `gradsift.backends` chooses.
     """
-    module = importlib.import_module(f"gradsift.ops.{op}.{backends.choose(op, backend)}")
+    path = f"gradsift.ops.{op}.{backends.choose(op, backend)}"
+    module = sys.modules.get(path) or importlib.import_module(path)
     function: Callable[..., None] = getattr(module, name or op)
     return function
