@@ -279,3 +279,11 @@ def test_the_best_of_heavy_tailed_rows_are_found_again(mean_recall, bits, least)
 
 def test_without_a_rotation_and_a_scale_for_each_row_they_are_lost_at_four_bits(mean_recall):
     assert mean_recall(with_one_scale_for_all, 4) < 0.4
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_any_nan_for_a_scale_is_read_as_the_quiet_one(rng, backend, bits):
+    codes = rng.integers(0, 256, (3, 32 * bits), dtype=np.uint8)
+    scales = np.array([0x7FC00000, 0xFFC00001, 0x7FC0BEEF], np.uint32).view(np.float32)
+    got = ops.dequantise_rows(codes, scales, bits=bits, seed=SEED, backend=backend)
+    assert got.tobytes() == QUIET_NAN * (3 * 256)
