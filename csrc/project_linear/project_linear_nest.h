@@ -50,12 +50,14 @@ struct LinearNest {
         const int64_t row_tiles = (rows.size() + kRows - 1) / kRows;
         Tiles tiles(lanes, rows, slice.tokens, slice.panels);
         SquareNorms norms;
-        for (int64_t block = lanes.begin; block < lanes.end; block += kBlockCols) {
-            const int64_t end = at_most(block + kBlockCols, lanes.end);
+        // What is packed of a block and what is asked for of the next one must lie in the second cache together.
+        const int64_t step = slice.tokens > kLongSample ? kCols : kBlockCols;
+        for (int64_t block = lanes.begin; block < lanes.end; block += step) {
+            const int64_t end = at_most(block + step, lanes.end);
             tiles.take_block(block, end);
             const int64_t calls = (end - block + kCols - 1) / kCols * row_tiles;
             Lookahead ahead(lanes.data + end, lanes.stride * int64_t{sizeof(T)},
-                            at_most(lanes.end - end, kBlockCols) * int64_t{sizeof(T)}, calls);
+                            at_most(lanes.end - end, step) * int64_t{sizeof(T)}, calls);
             for (int64_t lane = block; lane < end; lane += kCols) {
                 const int width = static_cast<int>(at_most(end - lane, kCols));
                 if constexpr (kTransposed) {

@@ -8,6 +8,8 @@ namespace {
 
 inline int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
+constexpr int64_t kLongSample = 512;  // tokens; columns of longer ones are packed a panel at a time
+
 /// One factor of G: entries [begin, end) of each token's vector.
 template <class T>
 struct Side {
@@ -75,8 +77,8 @@ class FloatTiles {
         // are used often enough to pay for the copy.
         const bool in_place = sizeof(T) == sizeof(float);
         const int64_t row_tiles = (rows.size() + kRows - 1) / kRows, panels = (lanes.size() + kCols - 1) / kCols;
-        const bool lanes_raw = in_place && (row_tiles <= 2 || !(tokens > kLong || crowds_cache(lanes, tokens)));
-        const bool rows_raw = in_place && (panels <= 2 || !(tokens > kLong || crowds_cache(rows, tokens)));
+        const bool lanes_raw = in_place && (row_tiles <= 2 || !(tokens > kLongSample || crowds_cache(lanes, tokens)));
+        const bool rows_raw = in_place && (panels <= 2 || !(tokens > kLongSample || crowds_cache(rows, tokens)));
         raw_lanes_ = lanes_raw ? lanes.begin + lanes.size() / kCols * kCols : lanes.begin;
         raw_rows_ = rows_raw ? rows.size() / kRows * kRows : 0;
         pack_rows();
@@ -97,7 +99,6 @@ class FloatTiles {
     const void* data_of(int64_t lane) const { return lanes_at(lane).data; }
 
   private:
-    static constexpr int64_t kLong = 512;       // tokens
     static constexpr int64_t kStripRows = 64;   // packed at once: more would write to as many lines in turn as tiles
     static constexpr int64_t kTokensAhead = 6;  // that packing asks for before it reads them
     static_assert(kStripRows % kRows == 0);
