@@ -155,7 +155,9 @@ def test_store_convert_says_what_it_made_and_refuses_the_dtype_there_is(
 def test_a_stopped_run_says_how_to_go_on(tmp_path: Path, how: signal.Signals) -> None:
     """The verb is replaced by one that waits, so that the signal meets a command at work."""
     code = (
-        "import sys, time\nimport gradsift.cli.commands as a\nfrom gradsift.cli import main\n"
+        # A shell that starts a job in the background has it ignore SIGINT, and its children with it.
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import gradsift.cli.commands as a\nfrom gradsift.cli import main\n"
         "def wait(): print('working', flush=True); time.sleep(60)\n"
         "a.doctor.callback = wait\nsys.exit(main(['doctor']))\n"
     )

@@ -40,7 +40,7 @@ def compiler(suffix):
 def symbols(compiler, source, flags, tmp_path):
     """(type letter, demangled name) of every symbol that `source` defines for the linker."""
     target = tmp_path / "object.o"
-    common = ["-std=c++20", "-O1", "-w", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", f"-I{ROOT / 'csrc'}"]
+    common = ["-std=c++20", "-O0", "-w", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", f"-I{ROOT / 'csrc'}"]
     built = subprocess.run(
         [compiler, *common, *flags, "-c", str(source), "-o", str(target)], capture_output=True, text=True, timeout=300
     )

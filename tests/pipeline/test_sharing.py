@@ -23,27 +23,31 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(Path(gs.__file__).parents[1]),
     "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
 
 @pytest.fixture
 def start() -> Any:
-    """Starts ``python ARGUMENTS``; what still runs at the end of the test is killed."""
+    """Starts ``python ARGUMENTS``, its output into a file if one is named; what runs on after the test is killed."""
     children = []
 
-    def started(*arguments: object) -> subprocess.Popen[str]:
+    def started(*arguments: object, said: Path | None = None) -> subprocess.Popen[str]:
         command = [sys.executable, *map(str, arguments)]
-        children.append(
-            subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        )
+        with open(said or os.devnull, "w") as file:
+            stdout = file if said else subprocess.PIPE
+            children.append(
+                subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=stdout, stderr=subprocess.STDOUT)
+            )
         return children[-1]
 
     yield started
     for child in children:
         child.kill()
         child.wait()
-        child.stdout.close()
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -75,13 +79,15 @@ def test_collectors_make_every_sample_once_and_take_over_what_a_killed_one_had(s
     script, store, log = HERE / "sharing_collector.py", tmp_path / "store", tmp_path / "log"
     dying = start(script, store, log, 8)
     wait_for(lambda: (dying.pid, 8) in collected(log))
-    others = [start(script, store, log) for _ in range(2)]
-    wait_for(lambda: len({sample for _, sample in collected(log)}) == ROWS)
+    said = [tmp_path / "said by one", tmp_path / "said by another"]
+    others = [start(script, store, log, said=file) for file in said]
+    wait_for(lambda: any("units are left, all at other processes: waiting" in file.read_text() for file in said))
+    assert len({sample for _, sample in collected(log)}) == ROWS
     assert not list(store.glob("shard-000000000000008-*"))
     dying.kill()
     dying.communicate()
-    outputs = [ended(other) for other in others]
-    assert sum("units are left, all at other processes: waiting" in output for output in outputs) >= 1
+    for other in others:
+        ended(other)
     lost = range(8, 12)  # began in the killed process, and again in another
     assert Counter(s for pid, s in collected(log) if pid != dying.pid or s not in lost) == Counter(range(ROWS))
 
