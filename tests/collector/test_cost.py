@@ -79,6 +79,46 @@ def test_logits_are_formed_at_label_positions_only(make_model, samples, batch_of
     assert rows == [sketches.tokens.sum()]
 
 
+@pytest.mark.parametrize("labels", [1, 2, 3])
+def test_few_labels_are_as_exact_as_many(make_model, with_lora, samples, batch_of, check, labels):
+    """A vocabulary as large as real ones, weights whose mean is not zero: up to three rows MKL adds up one by one."""
+    model = make_model(vocab_size=49152)
+    with torch.no_grad():
+        model.lm_head.weight.add_(1.0)
+    model = with_lora(model)
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    ids, targets = samples[2]
+    targets = torch.where(torch.arange(len(ids)) < len(ids) - labels, -100, ids)
+    for make in batch_of.values():
+        check(model, [(ids, targets)], make([(ids, targets)]))
+
+
+@pytest.mark.parametrize("labels", [1, 3, 7, 8, 9])
+def test_the_output_layer_multiplies_eight_rows_at_least(make_model, samples, layout, spec, labels):
+    model = make_model()
+    rows = []
+    model.lm_head.register_forward_hook(lambda module, args, output: rows.append(output.shape[1]))
+    ids, _ = samples[2]
+    targets = torch.where(torch.arange(len(ids)) < len(ids) - labels, -100, ids)
+    got = GradientCollector(model, spec, backend="reference", modules="q_proj").collect(layout([(ids, targets)]))
+    assert rows == [max(labels, 8)]
+    assert got.tokens.tolist() == [labels]
+
+
+def test_the_rows_that_fill_up_go_with_the_last_sample_that_has_labels(make_model, samples, layout, check):
+    """Trained output layer: it sees the repeats, and samples without labels stay without gradient."""
+    none = torch.full_like(samples[1][1], -100)
+    one = torch.where(torch.arange(len(samples[0][0])) == 4, samples[0][0], -100)
+    batch = [(samples[0][0], one), (samples[2][0], torch.where(torch.arange(12) > 9, samples[2][0], -100))]
+    model = make_model(tie_word_embeddings=False)
+    collector = check(model, batch, layout(batch), keep=lambda name: "lm_head" in name, modules="lm_head")
+    got = collector.collect(layout([*batch, (samples[1][0], none)]))
+    assert not got.rows[2].any()
+    assert got.tokens.tolist() == [1, 2, 0]
+
+
 def test_packed_samples_attend_apart_at_the_sum_of_their_squares(make_model, samples, batch_of, spec, monkeypatch):
     model = make_model()
     queries = []

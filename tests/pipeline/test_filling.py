@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +186,43 @@ def test_a_profile_is_said_and_written_beside_the_store(small: dict[str, Any]) -
     assert set(record["parts"]) == {"forward", "backward", "kernels", "store", "waiting", "other"}
     assert all(part["seconds"] > 0 and name in table for name, part in record["parts"].items())
     assert sum(part["seconds"] for part in record["parts"].values()) == pytest.approx(record["total_seconds"])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is given back through glibc, on Linux")
+def test_holes_in_the_heap_are_given_back() -> None:
+    code = """
+import ctypes
+from gradsift.pipeline.filling import give_back
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+blocks = [libc.malloc(65536) for _ in range(3200)]
+for block in blocks:
+    ctypes.memset(block, 1, 65536)
+for block in blocks[:-1]:  # the last holds the heap's end
+    libc.free(block)
+before = resident()
+give_back()
+print(before - resident())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert float(done.stdout) > 150
+
+
+def test_memory_is_given_back_after_every_shard(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(filling, "give_back", lambda: calls.append(1))
+    run_collect(small)
+    assert len(calls) == 5 + 1  # shards of 36 candidates, and of 3 targets
+
+
+def test_onednn_is_told_to_keep_fewer_products_unless_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradsift.pipeline.models import quiet_libraries
+
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    quiet_libraries()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    quiet_libraries()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

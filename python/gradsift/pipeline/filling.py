@@ -187,6 +187,7 @@ def fill_store(
                 with clock.part("store"):
                     store.append(ids[unit.start : unit.stop], sketches, first=unit.start)
                     store.commit()
+                give_back()
 
 
 def _collect_unit(
@@ -208,7 +209,7 @@ def _collect_unit(
             raise _too_large(encoded[rows[0]], reason)
         # Here, not in the except clause, whose traceback keeps the failed batch alive.
         gc.collect()
-        _give_back()
+        give_back()
         plan.lower(unit.start, max(1, tokens // 2))
         reporter.say(f"memory did not suffice for {len(rows)} samples, {tokens} tokens: going on with {tokens // 2}")
 
@@ -260,9 +261,17 @@ def _tensors(
         return {name: tensor.to(device()) for name, tensor in tensors.items()}
 
 
-def _give_back() -> None:
-    """Returns what torch keeps of a GPU's memory."""
+def give_back() -> None:
+    """Returns to the system what allocators keep: the C library's on Linux, and torch's of a GPU's memory.
+
+    Batches of ever other lengths leave holes in the heap: two layers of SmolLM2 grew from 0.7 to 1.6 GiB in 60 batches.
+    """
+    import ctypes
+
     import torch
 
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -31,6 +31,9 @@ def require_hf(extra: str = "hf") -> None:
 def quiet_libraries() -> None:
     """No progress bars or advice from below: our own progress and errors say what a user needs."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # oneDNN keeps 1024 compiled products by default, and every length of a batch asks for new ones: 300 MB more. Read
+    # by oneDNN when it first multiplies.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     import transformers
 
     # Trainer and PEFT call names that transformers has deprecated; a user can do nothing about it.
