@@ -140,8 +140,8 @@ def test_the_loop_of_neon_over_tokens_multiplies_by_element_and_touches_no_stack
 # Planted bugs: one file is compiled again from a changed copy of csrc and linked with the other objects.
 READ_PAST_THE_END = ("common/vec_scalar.h", "l < kLanes && l < count", "l < kLanes && l <= count")
 WRONG_SIGN = ("common/vec_scalar.h", "bits << 29", "bits << 28")
-WRITE_PAST_THE_END = ("common/slices.cpp", "p < dim; ++p", "p <= dim; ++p")
-SHIFT_TOO_FAR = ("common/projection.cpp", "param_id >> 32", "param_id >> 64")
+WRITE_PAST_THE_END = ("common/slices.cpp", "row[begin + p] = output", "row[begin + p + 1] = output")
+SHIFT_TOO_FAR = ("common/projection.cpp", "projection.seed >> 32", "projection.seed >> 64")
 UNLOCKED_COUNTER = [
     ("common/parallel.cpp", "std::atomic<int64_t> next{0}", "int64_t next{0}"),
     ("common/parallel.cpp", "next.fetch_add(1)", "next++"),
