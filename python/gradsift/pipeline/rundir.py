@@ -28,9 +28,8 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 | `warmup/checkpoint-STEP/` | LoRA adapter, optimizer state and mean learning rate (`checkpoint.json`) of one epoch |
 | `stores/checkpoint-STEP/pool/` | gradient datastore of the candidates (`gradsift store info PATH`) |
 | `stores/checkpoint-STEP/target-NAME/` | gradient datastore of a target's examples |
-| `stores/checkpoint-STEP/pool.step/collector.json` | which parameters' gradients went which way, in which precision |
+| `stores/checkpoint-STEP/pool.step/collector.json` | how gradients were taken; `profile.json` with `--profile` |
 | `stores/checkpoint-STEP/pool.step/batches.json` | tokens a batch, from which row on; holds for a resumed run |
-| `stores/checkpoint-STEP/pool.step/profile.json` | with `gradsift collect --profile`: where the time went |
 | `selection/NAME/selected.jsonl` | the chosen samples, best first, with influence, rank and best target |
 | `selection/NAME/selection.json` | how they were chosen: digests, weights, settings; enough to repeat it |
 | `train/NAME-seed-N/` | LoRA adapter trained on a selection, or on a random choice of the same size |
