@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,6 @@ HERE = Path(__file__).resolve().parent
 LENGTHS = HERE / "lengths.json"
 MAX_LENGTH = 512
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-def model_path(option: str | None) -> str | None:
-    return option or os.environ.get("GRADSIFT_BENCH_MODEL")
 
 
 def load_model(path: str | None, dtype: torch.dtype) -> Any:
@@ -123,7 +118,7 @@ class Batches:
         padded = [collate([chosen[i] for i in group], pad_id=0) for group in groups]
         tokens = sum(map(len, chosen))
         # As many tokens in a packed batch as padding leaves room for in a padded one.
-        count = max(1, math.ceil(tokens / max_tokens))
+        count = min(len(chosen), max(1, math.ceil(tokens / max_tokens)))
         packs = np.array_split(np.argsort([-len(s) for s in chosen], kind="stable"), count)
         return cls(
             alone=[collate([s], pad_id=0) for s in chosen],

@@ -7,8 +7,10 @@ A goal's verdict is computed from the recorded cases; a group that was not recor
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +47,13 @@ class Goal:
         return measured <= self.limit if self.at_most else measured >= self.limit
 
 
-def _mean(key: str) -> Callable[[Cases], float]:
-    return lambda cases: math.exp(sum(math.log(case[key]) for case in cases) / len(cases))
+def _mean(*keys: str) -> Callable[[Cases], float]:
+    """Geometric mean over the cases of the figure at a path of keys."""
+
+    def value(case: dict[str, Any]) -> float:
+        return float(functools.reduce(operator.getitem, keys, case))
+
+    return lambda cases: math.exp(sum(math.log(value(case)) for case in cases) / len(cases))
 
 
 def _worst(key: str) -> Callable[[Cases], float]:
@@ -57,10 +64,6 @@ def _one(case_name: str, key: str) -> Callable[[Cases], float]:
     return lambda cases: next(float(case[key]) for case in cases if case["case"] == case_name)
 
 
-def _gamma(kind: str) -> Callable[[Cases], float]:
-    return lambda cases: math.exp(sum(math.log(case["ratios"][kind]) for case in cases) / len(cases))
-
-
 def _worst_gamma(cases: Cases) -> float:
     return max(ratio for case in cases for kind, ratio in case["ratios"].items() if kind != "adam, with norms")
 
@@ -69,12 +72,13 @@ LINEAR, ROWS, COLLECTOR = "project_linear", "project_rows", "collector"
 GOALS = (
     Goal(LINEAR, "fp32_adam_to_gemm", "fp32, exact Adam: time to the best library product that only forms G, "
          "geometric mean of the shapes", _mean("ratio"), 1.05),
-    Goal(LINEAR, "fp32_adam_to_gemm", "the same, worst shape", _worst("ratio"), 1.3),
+    Goal(LINEAR, "fp32_adam_to_gemm", "fp32, exact Adam, worst shape", _worst("ratio"), 1.3),
     Goal(LINEAR, "bf16_adam_to_gemm", "bf16 inputs, exact Adam: time to oneDNN's bf16 product, geometric mean",
          _mean("ratio"), 1.15),
     Goal(LINEAR, "two_threads_to_one", "two threads: times as fast as one, geometric mean", _mean("speedup"), 1.8,
          False),
-    *(Goal(LINEAR, "gamma_to_sgd", f"Γ `{kind}` at T = 256: time to `sgd`'s, geometric mean", _gamma(kind), 1.15)
+    *(Goal(LINEAR, "gamma_to_sgd", f"Γ `{kind}` at T = 256: time to `sgd`'s, geometric mean", _mean("ratios", kind),
+           1.15)
       for kind in ("adam", "less", "affine", "second_moment", "sign")),
     Goal(LINEAR, "gamma_to_sgd", "the slowest Γ on its worst shape", _worst_gamma, 1.15),
     Goal(ROWS, "from_memory_to_read", "[8, 1e7] from memory, one thread: share of the read bandwidth",
@@ -95,7 +99,8 @@ GOALS = (
     Goal(COLLECTOR, "bf16", "times as fast as the best user's torch, r = 8", _one("r8 bf16", "to_user"), 1.0, False),
     Goal(COLLECTOR, "full_parameters", "collecting for all linear layers: time to the plain pass that forms their "
          "gradients, packed", _one("all linear layers bf16", "packed_to_plain"), 1.35),
-    Goal(COLLECTOR, "full_parameters", "the same, padded", _one("all linear layers bf16", "padded_to_plain"), 1.35),
+    Goal(COLLECTOR, "full_parameters", "collecting for all linear layers, padded",
+         _one("all linear layers bf16", "padded_to_plain"), 1.35),
 )  # fmt: skip
 
 INTRODUCTION = """# Performance
@@ -103,9 +108,13 @@ INTRODUCTION = """# Performance
 <!-- Written by `python benchmarks/make_performance.py` from benchmarks/results; change those, not this. -->
 
 Ratios of things that ran in turn in one process, so that whatever slowed one slowed the other. CONTRIBUTING.md has the
-commands. One-thread figures are CPU time of the process, others wall-clock time; medians over rounds. Peers get their
-best form: every library and layout is tried for each shape, with outputs allocated before, blocks that stay in the
-cache, and the environment as it comes.
+commands. `project_linear` on one thread, and `project_rows` from the cache and under every Γ, are timed in CPU time of
+the process, everything else in wall-clock time; medians over rounds. Peers get their best form: every library and
+layout is tried for each shape, with outputs allocated before, blocks that stay in the cache, and the environment as it
+comes.
+
+Load is the machine's load average over a minute, before the first and after the last case of a group; the second counts
+the group's own threads. Wall-clock figures taken beside other work, of two threads above all, say little.
 """
 
 

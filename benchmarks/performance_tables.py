@@ -37,12 +37,19 @@ def _commit(run: Run) -> str:
     return run["commit"]["id"] + (" with changes" if run["commit"]["dirty"] else "")
 
 
+def _conditions(run: Run) -> str:
+    """What else the machine was at, as far as that was recorded."""
+    load = run.get("load")
+    said = f"Load {load['before']} before, {load['after']} after" if load else "Load not recorded"
+    return f"{said}; {run['note']}." if "note" in run else f"{said}."
+
+
 def of_topic(topic: str, groups: dict[str, Run]) -> list[str]:
     parts = []
     for group, (title, render) in TABLES[topic].items():
         if group in groups:
             run = groups[group]
-            parts.append(f"### {title}\n\n`{run['command']}`, commit {_commit(run)}:\n")
+            parts.append(f"### {title}\n\n{_conditions(run)} `{run['command']}`, commit {_commit(run)}:\n")
             parts.append(render(run["cases"]))
     return parts
 

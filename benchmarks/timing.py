@@ -60,7 +60,8 @@ def alternate(
     warm: bool = True,
     benchmark: Any = None,
 ) -> Times:
-    """Runs `calls` in turn, in another order each round, after one turn that is not counted (if `warm`).
+    """Runs `calls` in turn, the first last and the others in another order each round; `warm`: after a turn that is not
+    counted.
 
     Without `rounds`, as many as fit into `seconds`, from 5 to 60. With `benchmark`, pytest-benchmark's fixture, the
     first of `calls` is what it measures and lists, by a timer that must be `clock`; the others run between its rounds.
@@ -80,7 +81,9 @@ def alternate(
             name = others[(i + n) % len(others)]
             taken[name].append(once(calls[name], clock))
 
-    if benchmark is None or not benchmark.enabled:
+    if benchmark is None or benchmark.disabled:
+        if benchmark is not None:
+            benchmark.pedantic(calls[first])  # once, untimed: a fixture that is left alone is an error
         for _ in range(rounds):
             turn_of_the_others()
             taken[first].append(once(calls[first], clock))
@@ -96,10 +99,6 @@ def fastest(calls: dict[str, Call], clock: Clock, keep: int) -> dict[str, Call]:
         call()
     best = {name: min(once(call, clock) for _ in range(3)) for name, call in calls.items()}
     return {name: calls[name] for name in sorted(best, key=best.__getitem__)[:keep]}
-
-
-def geometric_mean(values: list[float]) -> float:
-    return float(np.exp(np.mean(np.log(values))))
 
 
 def _short(value: float) -> float:

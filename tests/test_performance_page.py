@@ -65,7 +65,7 @@ def test_the_page_is_what_the_generator_makes_of_the_results(generator: ModuleTy
 def test_a_goal_is_met_by_the_geometric_mean_and_missed_by_the_worst_shape(generator: ModuleType) -> None:
     page = page_of(generator, [0.5, 2.0])
     assert line_of(page, "fp32, exact Adam").endswith("| 1 | met |")
-    assert line_of(page, "the same, worst shape").endswith("| 2 | **missed** |")
+    assert line_of(page, "fp32, exact Adam, worst shape").endswith("| 2 | **missed** |")
 
 
 def test_what_is_missed_is_said_under_where_we_lose_with_its_shapes(generator: ModuleType) -> None:
@@ -86,6 +86,21 @@ def test_a_goal_that_was_not_measured_has_no_verdict(generator: ModuleType) -> N
 def test_command_and_commit_stand_beside_the_figures(generator: ModuleType) -> None:
     page = page_of(generator, [1.0])
     assert "`python -m pytest benchmarks/bench_project_linear.py`, commit 0123456789ab:" in page
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ({}, "Load not recorded. `python"),
+        ({"load": {"before": 0.25, "after": 1.5}}, "Load 0.25 before, 1.5 after. `python"),
+        ({"note": "a test run had the other core"}, "Load not recorded; a test run had the other core. `python"),
+    ],
+)
+def test_what_else_the_machine_was_at_stands_beside_the_figures(
+    generator: ModuleType, recorded: dict[str, Any], said: str
+) -> None:
+    run = copy.deepcopy(RUN) | recorded | {"cases": [gemm_case(1.0)]}
+    assert said in generator.page({"some-machine": {"project_linear": {"fp32_adam_to_gemm": run}}})
 
 
 def test_every_goal_names_a_test_function_of_its_benchmark(generator: ModuleType) -> None:
