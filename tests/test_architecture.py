@@ -19,11 +19,11 @@ MAY_IMPORT = {
     "ops": LEAVES | {"backends", "_native"},
     "datastore": LEAVES | {"ops", "_native"},
     "collector": LEAVES | {"ops", "backends"},
-    "selection": LEAVES | {"ops", "backends", "datastore"},
+    "selection": LEAVES | {"ops", "datastore"},
     "data": LEAVES,
-    "demo": LEAVES | {"data"},
+    "demo": LEAVES,
     "pipeline": LEAVES | {"ops", "backends", "collector", "selection", "datastore", "data", "demo"},
-    "cli": LEAVES | {"backends", "pipeline", "datastore", "data", "_native"},
+    "cli": LEAVES | {"backends", "pipeline", "datastore"},
     "__main__": {"cli"},
 }
 EXTRAS = {
