@@ -1,12 +1,16 @@
 """What "auto" takes, and what is said where it cannot."""
 
 import sys
+import threading
+import time
+from importlib.machinery import SourceFileLoader
 
 import numpy as np
 import pytest
 
 from gradsift import ProjectionSpec, backends, ops
 from gradsift.errors import BackendUnavailableError
+from gradsift.ops import _dispatch
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +71,31 @@ def test_unknown_ops_are_refused(call):
 def test_unknown_backends_are_refused():
     with pytest.raises(ValueError, match="backend: expected one of"):
         backends.choose("project_linear", "tpu")
+
+
+def test_first_calls_from_two_threads_wait_for_the_module(monkeypatch):
+    path = "gradsift.ops.project_rows.reference"
+    begun, results = threading.Event(), []
+    run = SourceFileLoader.exec_module
+
+    def slowly(loader, module):
+        if module.__name__ == path:
+            begun.set()
+            time.sleep(0.3)
+        run(loader, module)
+
+    def call():
+        results.append(
+            ops.project_rows(np.ones((1, 3), np.float32), ProjectionSpec(256), param="w", backend="reference")
+        )
+
+    _dispatch._function.cache_clear()
+    monkeypatch.delitem(sys.modules, path, raising=False)
+    monkeypatch.setattr(SourceFileLoader, "exec_module", slowly)
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(10)
+    threads[1].start()
+    for thread in threads:
+        thread.join(10)
+    assert len(results) == 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable
+from functools import cache
 
 from gradsift import backends
 
@@ -14,7 +14,11 @@ def implementation(op: str, backend: str, name: str | None = None) -> Callable[.
 
     "auto" is what `gradsift.backends` chooses.
     """
-    path = f"gradsift.ops.{op}.{backends.choose(op, backend)}"
-    module = sys.modules.get(path) or importlib.import_module(path)
-    function: Callable[..., None] = getattr(module, name or op)
+    return _function(f"gradsift.ops.{op}.{backends.choose(op, backend)}", name or op)
+
+
+@cache
+def _function(path: str, name: str) -> Callable[..., None]:
+    # not out of sys.modules, where another thread may still be at work on the module
+    function: Callable[..., None] = getattr(importlib.import_module(path), name)
     return function
