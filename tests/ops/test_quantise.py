@@ -197,6 +197,7 @@ def test_heavy_tails_cost_no_more_than_gaussian_ones(rng, bits, budget, tail):
         ({"rows": np.zeros((1, 131072), np.float32)}, ValueError, "rows: .*got P = 131072"),
         ({"bits": 2}, ValueError, r"bits: expected one of \(8, 4, 1\), got 2"),
         ({"bits": True}, ValueError, "bits"),
+        ({"bits": 8.0}, ValueError, r"bits: expected one of \(8, 4, 1\), got 8\.0"),
         ({"seed": -1}, ValueError, "seed: expected 0 … 2"),
         ({"seed": 2**64}, ValueError, "seed"),
         ({"seed": 0.0}, TypeError, "seed: expected an int, got float"),

@@ -140,5 +140,5 @@ def _check(name: str, proj_dim: int, bits: int, seed: int, threads: int | None) 
 
 
 def _check_bits(bits: int) -> None:
-    if isinstance(bits, bool) or bits not in BITS:
+    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or bits not in BITS:
         raise ValueError(f"bits: expected one of {BITS}, got {bits!r}")
