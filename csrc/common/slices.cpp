@@ -36,6 +36,7 @@ struct Scratch {
     float* at_least(int64_t count) {
         if (count > size) {
             floats.reset();
+            size = 0;  // also where there is no memory for more
             floats = aligned_floats(count);
             size = count;
         }
