@@ -16,8 +16,8 @@ namespace gradsift {
 /// sketches      (samples, P) float32, norms (samples, 2) float64 or none; overwritten, or added to if `accumulate`;
 ///               must not overlap an input
 ///
-/// G_b is formed tile by tile and never stored. Accumulates in float32 over tokens in order, norms in float64. The same
-/// bits for every number of threads and every split of the batch. Throws std::invalid_argument.
+/// G_b is formed tile by tile and never stored. Accumulates in float32 over tokens in one order (docs/numerics.md). The
+/// same bits for every number of threads and every split of the batch. Throws std::invalid_argument.
 struct ProjectLinear {
     RowsView activations;
     RowsView output_grads;

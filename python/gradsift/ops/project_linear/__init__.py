@@ -71,8 +71,8 @@ def project_linear(
 
     Notes
     -----
-    ``"cpu"`` accumulates in float32, norms in float64; ``"reference"`` works in float64 and forms every G_b. Error
-    budgets: docs/numerics.md. Costs about B·T·d_in·d_out multiply-adds and B·d_in·d_out evaluations of Γ.
+    ``"cpu"`` accumulates in float32; ``"reference"`` works in float64 and forms every G_b. Error budgets, and how norms
+    are summed: docs/numerics.md. Costs about B·T·d_in·d_out multiply-adds and B·d_in·d_out evaluations of Γ.
     """
     run = implementation("project_linear", backend)
     gamma = _arrays.check_names(spec, param, gamma)
