@@ -52,7 +52,7 @@ Bytes quantised(Memory memory, Side side, int bits, int64_t dim, int threads) {
                              norms.as<double>(),
                              threads});
     const Block back(memory, side, static_cast<size_t>((kRows - 1) * (dim + kGap) + dim) * sizeof(float));
-    gradsift::dequantise_rows({{codes.as<const uint8_t>(), kRows, dim, row_bytes},
+    gradsift::dequantise_rows({{codes.as<const uint8_t>(), kRows, row_bytes, row_bytes},
                                scales.as<float>(),
                                bits,
                                7,
