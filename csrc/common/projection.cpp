@@ -133,12 +133,12 @@ void draw_blocks(const Projection& projection, uint64_t param_id, const RowList&
 ProjectionTables::ProjectionTables(const Projection& projection, uint64_t param_id, int64_t rows, int64_t cols,
                                    int threads)
     : plan_(sketch_plan(projection, param_id, cols)) {
-    plan_.sign_rows = rows;
+    plan_.rows = rows;
     plan_.row_chunks = (rows + plan_.chunk_rows - 1) / plan_.chunk_rows;
     if (projection.kind != ProjectionKind::kXor) return;
 
     const SketchPlan& plan = plan_;
-    signs_.resize(static_cast<size_t>(plan.nonzeros * plan.sign_rows * plan.col_blocks * 4));
+    signs_.resize(static_cast<size_t>(plan.nonzeros * plan.rows * plan.col_blocks * 4));
     masks_.resize(static_cast<size_t>(plan.nonzeros * plan.row_chunks * plan.col_blocks));
     auto* const signs = reinterpret_cast<uint32_t (*)[4]>(signs_.data());
     plan_.signs = signs;
@@ -149,7 +149,7 @@ ProjectionTables::ProjectionTables(const Projection& projection, uint64_t param_
         parallel_for(plan.row_chunks, threads, [&](int64_t chunk) {
             const int64_t first = chunk * plan.chunk_rows;
             const auto sign_row = [&](int64_t k) { return first + k; };
-            auto* const into = signs + repeat * plan.sign_rows * plan.col_blocks + chunk * chunk_blocks;
+            auto* const into = signs + repeat * plan.rows * plan.col_blocks + chunk * chunk_blocks;
             draw({plan.seed[0], high}, param_id, std::min(plan.chunk_rows, rows - first), sign_row, 0, plan.col_blocks,
                  [&](int64_t k, int64_t j, const uint32_t (&words)[4]) {
                      std::copy_n(words, 4, into[k * plan.col_blocks + j]);

@@ -16,10 +16,10 @@ struct SketchPlan {
     int64_t proj_dim;
     int64_t chunk_rows;  // CR, a power of two
     int chunk_rows_log2;
-    int64_t sign_rows;   // rows of `signs` for each repeat
+    int64_t rows;        // of the parameter and, for each repeat, of `signs`
     int64_t row_chunks;  // rows of `masks` for each repeat
     int64_t col_blocks;
-    const uint32_t (*signs)[4];  // (nonzeros, sign_rows, col_blocks): 128 sign bits each; xor only
+    const uint32_t (*signs)[4];  // (nonzeros, rows, col_blocks): 128 sign bits each; xor only
     const uint32_t* masks;       // (nonzeros, row_chunks, col_blocks): mc, mr, q as Philox gave them; xor only
     uint32_t param_id[2];        // h, low word first
     uint32_t seed[2];

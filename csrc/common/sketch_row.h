@@ -27,13 +27,13 @@ struct SquareNorms {
 
 /// A part of the parameter: `height` rows of `width` entries, the columns within one block of 128.
 struct Patch {
-    int64_t row, sign_row, col;
+    int64_t row, col;
     int height, width;
 };
 
 /// One row of a patch.
 struct Run {
-    int64_t row, sign_row, col;
+    int64_t row, col;
     int width;
 };
 
@@ -157,8 +157,8 @@ inline uint32_t mask_of(const SketchPlan& plan, int repeat, int64_t row, int64_t
     return plan.masks[(repeat * plan.row_chunks + (row >> plan.chunk_rows_log2)) * plan.col_blocks + block];
 }
 
-inline const uint32_t* signs_of(const SketchPlan& plan, int repeat, int64_t sign_row, int64_t block) {
-    return plan.signs[(repeat * plan.sign_rows + sign_row) * plan.col_blocks + block];
+inline const uint32_t* signs_of(const SketchPlan& plan, int repeat, int64_t row, int64_t block) {
+    return plan.signs[(repeat * plan.rows + row) * plan.col_blocks + block];
 }
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "sign bits are read out of words byte by byte");
@@ -203,7 +203,7 @@ __attribute__((noinline)) void add_patch_once(const SketchPlan& shared_plan, con
     const SketchPlan plan = shared_plan;
     const Patch patch = shared_patch;
     const GammaTerms terms = shared_terms;
-    const uint32_t* signs = signs_of(plan, 0, patch.sign_row, patch.col / kBlockCols);
+    const uint32_t* signs = signs_of(plan, 0, patch.row, patch.col / kBlockCols);
     const int start = static_cast<int>(patch.col % kBlockCols);
     Entries<T> left = grads;
     Moments<M> moments_left = moments;
@@ -254,8 +254,8 @@ inline void add_run_xor(const SketchPlan& plan, const Run& run, const float* map
     const int64_t block = run.col / kBlockCols;
     for (int repeat = 0; repeat < plan.nonzeros; ++repeat) {
         const Chunk chunk(plan, mask_of(plan, repeat, run.row, block), sketch);
-        add_mapped(chunk, signs_of(plan, repeat, run.sign_row, block), static_cast<int>(run.col % kBlockCols),
-                   run.width, mapped, chunk.line(run.row & (plan.chunk_rows - 1)));
+        add_mapped(chunk, signs_of(plan, repeat, run.row, block), static_cast<int>(run.col % kBlockCols), run.width,
+                   mapped, chunk.line(run.row & (plan.chunk_rows - 1)));
     }
 }
 
@@ -292,7 +292,7 @@ __attribute__((noinline)) void add_patch_often(const SketchPlan& plan, const Pat
     for (int r = 0; r < patch.height; ++r) {
         alignas(64) float mapped[kBlockCols];
         map_row<kKind>(grads.row(r), moments.template after<kKind>(r * cols), patch.width, constants, mapped, sums);
-        const Run run{patch.row + r, patch.sign_row + r, patch.col, patch.width};
+        const Run run{patch.row + r, patch.col, patch.width};
         if (plan.kind == ProjectionKind::kXor) {
             add_run_xor(plan, run, mapped, sketch);
         } else {

@@ -79,7 +79,7 @@ struct LinearNest {
     static void run_tile(const LinearSlice& slice, const Tiles& tiles, int64_t lane, int width, int64_t row,
                          Lookahead& ahead, SquareNorms& norms) {
         const int64_t height = at_most(slice.row_end - slice.row_begin - row, kRows);
-        const Patch patch{slice.row_begin + row, slice.row_begin + row, lane, static_cast<int>(height), width};
+        const Patch patch{slice.row_begin + row, lane, static_cast<int>(height), width};
         const int64_t below = row + kRows < slice.row_end - slice.row_begin ? patch.row + kRows : slice.row_begin;
         prefetch_moments(slice, below, below > patch.row ? lane : lane + kCols, kRows, kCols);
         alignas(64) float tile[kRows * kCols];
@@ -91,7 +91,7 @@ struct LinearNest {
     template <GammaKind kKind>
     static void run_turned(const LinearSlice& slice, const Tiles& tiles, int64_t lane, int height, int64_t col_begin,
                            int64_t col, int64_t last, Lookahead& ahead, SquareNorms& norms) {
-        const Patch patch{lane, lane, col_begin + col, height, static_cast<int>(last - col)};
+        const Patch patch{lane, col_begin + col, height, static_cast<int>(last - col)};
         constexpr int64_t kUnit = kRows > Vec::kLanes ? kRows : Vec::kLanes;
         const int64_t stride = (last - col + kUnit - 1) / kUnit * kUnit;
         alignas(64) float turned[kCols * kBlockCols];

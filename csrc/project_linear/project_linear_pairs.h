@@ -75,7 +75,7 @@ class PairTiles {
             const bf16* const second = first + rows.stride;
             uint32_t* const out = pairs_ + t / 2 * row_stride_;
             for (int64_t row = 0; row < row_stride_; row += 16) {
-                const __mmask16 mask = Vec::first_mask(at_most(rows.size() - row, 16) > 0 ? rows.size() - row : 0);
+                const __mmask16 mask = Vec::first_mask(rows.size() - row);
                 const __m256i low = _mm256_maskz_loadu_epi16(mask, first + row);
                 const __m256i high =
                     t + 1 < tokens_ ? _mm256_maskz_loadu_epi16(mask, second + row) : _mm256_setzero_si256();

@@ -66,7 +66,6 @@ class FloatTiles {
     using Entry = T;
     static constexpr int kRows = kTileRows;
     static constexpr int kCols = kVectors * Vec::kLanes;
-    static_assert(32 % kCols == 0 || kCols % 32 == 0);
     static_assert(kBlockCols % kCols == 0 && kBlockCols % kRows == 0 && kRows <= kMaxTileRows);
 
     FloatTiles(const Side<T>& lanes, const Side<T>& rows, int64_t tokens, float* room)

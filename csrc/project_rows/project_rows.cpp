@@ -110,9 +110,9 @@ class PanelLoop {
         if (slice.plan.kind == ProjectionKind::kXor) {
             draw_blocks(call_.projection, call_.param_id, {slice.row_ids, slice.row_begin, slice.height},
                         slice.col_begin / kBlockCols, blocks(panel), signs.data(), masks.data());
-            slice.signs = signs.data();
-            slice.masks = masks.data();
         }
+        slice.signs = signs.data();
+        slice.masks = masks.data();
         for (int64_t b = 0; b < task.samples; ++b) {
             const bool last = b + 1 == task.samples;
             slice.grads = grads_at(task.first_sample + b, panel);

@@ -19,7 +19,7 @@ struct RowsSlice {
     int64_t col_begin;           // a multiple of 128
     int64_t cols;                // of the parameter
     SketchPlan plan;             // without tables
-    const uint32_t (*signs)[4];  // (nonzeros, height, blocks of the panel); xor only
+    const uint32_t (*signs)[4];  // (nonzeros, height, blocks of the panel); drawn for xor only
     const uint32_t* masks;       // the same shape
     GammaTerms terms;
     MomentView first, second;  // of the whole parameter

@@ -25,7 +25,7 @@ inline void add_run(const SketchPlan& plan, const GammaTerms& terms, int64_t row
         alignas(64) float mapped[kBlockCols];
         map_row<kKind>(grads, moments, width, terms, mapped, sums);
         if (plan.kind == ProjectionKind::kRademacher) {
-            add_run_rademacher(plan, {row, row, col, width}, mapped, sketch);
+            add_run_rademacher(plan, {row, col, width}, mapped, sketch);
             return;
         }
         for (int repeat = 0; repeat < plan.nonzeros; ++repeat) {
