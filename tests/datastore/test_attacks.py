@@ -49,6 +49,13 @@ def test_what_the_attacks_are_made_from_is_a_good_store(tmp_path):
     assert (store.rows() == 1).all()
 
 
+def test_what_the_quantised_attacks_are_made_from_is_a_good_store(tmp_path):
+    MAKE["write"](tmp_path, {"good": (MAKE["quantised"](), "", "")})
+    store = Datastore.open(tmp_path / "good", verify="full")
+    assert store.dtype == "int8"
+    assert store.ids() == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_an_attack_is_refused_for_what_it_is(name, found):
     _, want, says = ALL[name]

@@ -61,30 +61,33 @@ def shard(
     sections: list[tuple[int, int, int]] | None = None,
     extra: bytes = b"",
     digest: str = digest_of(SPEC),
+    scales: bytes | None = None,
 ) -> bytes:
     """Three rows of ones with ids "a", "b", "c"; `patches` go to the header, `footer` to the footer; seals are right.
 
-    `sections` replaces (kind, offset, size) in the footer; `extra` goes before the footer.
+    `sections` replaces (kind, offset, size) in the footer; `extra` goes before the footer. With `scales`, the bytes of
+    that section, rows are int8 codes of zero bits.
     """
     header = bytearray(4096)
-    first, dtype, block = 0, 3, 1 << 20
+    first, dtype, required, block = 0, 3 if scales is None else 16, 0 if scales is None else 1, 1 << 20
     struct.pack_into(
-        "<8sIIQQ16sQQIIIIQ", header, 0, b"\x89GSIFT\r\n", 0x01020304, 1, 0, 0,
+        "<8sIIQQ16sQQIIIIQ", header, 0, b"\x89GSIFT\r\n", 0x01020304, 1, required, 0,
         bytes.fromhex(digest), first, ROWS, dtype, ROW_BYTES // 2, 2, 0, block,
     )  # fmt: skip
     for at, data in (patches or {}).items():
         header[at : at + len(data)] = data
     header[4092:] = struct.pack("<I", crc32c(header[:4092]))
-    rows = (b"\x80\x3f" * (ROWS * ROW_BYTES // 2)).ljust(4096, b"\0")
+    rows = (b"\x80\x3f" * (ROWS * ROW_BYTES // 2) if scales is None else b"").ljust(4096, b"\0")
     checksums = struct.pack("<II", crc32c(rows), 0)
     columns = struct.pack("<3d3d3q3f3I", *(1.0,) * 6, *(1,) * 3, *(1.0,) * 3, *(0,) * 3)
     packed = columns + struct.pack("<4Q", 0, 1, 2, 3) + b"abc".ljust(8, b"\0")
     packed = table(packed) if table else packed
-    body = bytes(header) + rows + checksums + packed + extra
+    body = bytes(header) + rows + checksums + packed + (scales or b"") + extra
     places = sections or [
         (1, 0, 4096), (2, 4096, 4096), (3, 8192, 8), (4, 8200, len(packed)),
+        *([] if scales is None else [(5, 8200 + len(packed), len(scales))]),
     ]  # fmt: skip
-    crcs = [crc32c(header), 0, crc32c(checksums), crc32c(packed), 0]
+    crcs = [crc32c(header), 0, crc32c(checksums), crc32c(packed), crc32c(scales or b"")]
     foot = bytearray(512)
     struct.pack_into("<8sII", foot, 0, b"GSFOOT\r\n", len(places), 0)
     for i, ((kind, offset, size), crc) in enumerate(zip(places, crcs, strict=False)):
@@ -106,6 +109,13 @@ def store(raw: bytes, name: str = NAME) -> Files:
 
 def only(raw: bytes) -> Files:
     return {"spec.json": raw}
+
+
+def quantised(scale: float = 1.0, cut: int = 0, **changes: Any) -> Files:
+    """A store of int8 rows, the second of which has `scale`; `cut` bytes are missing from the section of scales."""
+    scales = struct.pack("<3d3f4x", 16.0, 16.0, 16.0, 1.0, scale, 1.0)
+    raw = shard(scales=scales[: len(scales) - cut], **changes)
+    return {"spec.json": spec_json(required_features=1, row_dtype="int8"), NAME: raw}
 
 
 def u32(value: int) -> bytes:
@@ -207,6 +217,29 @@ SMALL: dict[str, tuple[Files, str, str]] = {
     "table-bytes-after-the-ids": (store(tabled(131, b"x")), "read:" + CORRUPT, "zeros"),
     "table-short": (store(shard(table=lambda packed: packed[:64])), "read:" + CORRUPT, "row table"),
     "table-an-id-twice": (store(tabled(128, b"b")), "read:" + CORRUPT, "unique"),
+    "quantised-scale-negative": (quantised(-1.0), "read:" + CORRUPT, "row scales: .* got -1.0 for row 1"),
+    "quantised-scale-infinite": (quantised(float("inf")), "read:" + CORRUPT, "row scales: .* got inf for row 1"),
+    "quantised-scales-short": (quantised(cut=8), CORRUPT, "footer, section 5"),
+    "quantised-scales-empty": (quantised(cut=40), CORRUPT, "footer, section 5"),
+    "quantised-scales-wrap": (
+        quantised(sections=[(1, 0, 4096), (2, 4096, 4096), (3, 8192, 8), (4, 8200, TABLE),
+                            (5, 8200 + TABLE, 2**64 - 8)]), CORRUPT, "last section"),
+    "quantised-scales-are-the-table": (
+        quantised(sections=[(1, 0, 4096), (2, 4096, 4096), (3, 8192, 8), (4, 8200, TABLE), (5, 8200, TABLE)]),
+        CORRUPT, "section 5, offset"),
+    "quantised-without-scales": (
+        quantised(sections=[(1, 0, 4096), (2, 4096, 4096), (3, 8192, 8), (4, 8200, TABLE)]), CORRUPT, "sections"),
+    "quantised-without-its-feature": (quantised(patches={16: u64(0)}), CORRUPT, "required features"),
+    "quantised-unknown-feature": (quantised(patches={16: u64(3)}), VERSION, "required feature"),
+    "quantised-other-seed": (quantised(patches={88: u64(2**64 - 1)}), MISMATCH, "rotation seed"),
+    "quantised-proj-dim-below": (quantised(patches={68: u32(128)}), CORRUPT, "proj_dim"),
+    "quantised-proj-dim-of-no-power": (quantised(patches={68: u32(384)}), CORRUPT, "proj_dim"),
+    "quantised-rows-2-60": (quantised(patches={56: u64(2**60)}), CORRUPT, "rows"),
+    "quantised-in-a-store-of-floats": (store(quantised()[NAME]), MISMATCH, "row dtype"),
+    "floats-in-a-quantised-store": ({**quantised(), NAME: GOOD}, MISMATCH, "row dtype"),
+    "floats-with-a-seed": (store(shard(patches={88: u64(1)})), CORRUPT, "reserved"),
+    "spec-quantised-without-its-feature": (only(spec_json(row_dtype="int8")), CORRUPT, "required_features"),
+    "spec-floats-with-a-feature": (only(spec_json(required_features=1)), CORRUPT, "required_features"),
     "shard-empty": (store(b""), CORRUPT, "at least 4608 bytes"),
     "shard-only-a-footer": (store(GOOD[-512:]), CORRUPT, "at least 4608 bytes"),
     "shard-trailing-garbage": (store(GOOD + b"\0"), CORRUPT, "commit magic"),
