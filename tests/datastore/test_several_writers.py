@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from gradsift import Datastore
-from gradsift.datastore import _io
+from gradsift.datastore import _io, claims
 from gradsift.errors import DatastoreExistsError
 
 CHILD = Path(__file__).parent / "sharing_writer.py"
@@ -53,6 +54,17 @@ def test_three_processes_make_every_unit_once_and_the_bytes_that_one_makes(alone
     assert [child.wait(120) for child in children] == [0, 0, 0]
     assert sorted(first for _, first in made(tmp_path / "log")) == UNITS
     assert files(tmp_path / "store") == alone
+
+
+def test_a_full_disk_does_not_stand_in_the_way_of_a_claim(stores, faulty_os, monkeypatch):
+    """What a claim's file says is for people; the lock on it is what counts."""
+    with Datastore.create(stores.path, spec=stores.spec(rows=8)) as writer:
+        monkeypatch.setattr(claims, "os", faulty_os.FaultyOS(("write",), 0, faulty_os.raising(errno.ENOSPC)))
+        claim = writer.claim(range(4))
+        monkeypatch.undo()
+        assert claim is not None
+        with claim:
+            assert writer.claim(range(4)) is None
 
 
 def test_the_unit_of_a_killed_process_is_taken_over(alone, tmp_path):

@@ -61,8 +61,9 @@ def claim_rows(directory: int, first: int, stop: int, path: str) -> Claim | None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file).st_nlink:
-                os.truncate(file, 0)
-                os.write(file, f"{os.uname().nodename} {os.getpid()}\n".encode())  # for people; nothing reads it
+                with suppress(OSError):  # a note for people, which nothing reads: a full disk need not stop the work
+                    os.truncate(file, 0)
+                    os.write(file, f"{os.uname().nodename} {os.getpid()}\n".encode())
                 return Claim(directory, name, file)
         except OSError as error:
             os.close(file)
