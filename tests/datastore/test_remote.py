@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import traceback
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -28,8 +30,8 @@ class Misbehaving(MemoryFileSystem):
     """As in memory, under the name of a file system that publishes; `fault` stands in for the next `pipe_file`."""
 
     protocol = ("s3", "misbehaving")
-    store = {}  # noqa: RUF012  # as in the base class: shared by all instances
-    pseudo_dirs = [""]  # noqa: RUF012
+    store: ClassVar = {}  # as in the base class: shared by all instances
+    pseudo_dirs: ClassVar = [""]
     fault = None
 
     @classmethod
@@ -276,6 +278,31 @@ def test_a_server_that_ignores_the_condition_is_refused(stores, monkeypatch):
         Datastore.create("misbehaving://b/s", spec=stores.spec())
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (FileExistsError("there"), None),
+        (OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold"), None),  # s3fs
+        (PermissionError("no"), "whether a second writer is refused could not be seen.*PermissionError: no"),
+        (TimeoutError("late"), "whether a second writer is refused could not be seen.*TimeoutError: late"),
+    ],
+    ids=["refused", "refused, unnamed", "not allowed", "no answer"],
+)
+def test_only_a_refusal_shows_that_the_condition_is_honoured(stores, error, says):
+    Datastore.create("misbehaving://b/s", spec=stores.spec()).finish()
+
+    def fault(*_):
+        raise error
+
+    Misbehaving.fault = fault
+    if says is None:
+        Datastore.create("misbehaving://b/s", spec=stores.spec(), resume=True).finish()
+    else:
+        with pytest.raises(DatastoreError, match=says):
+            Datastore.create("misbehaving://b/s", spec=stores.spec(), resume=True)
+    assert Misbehaving.fault is None
+
+
 def test_file_systems_that_do_not_publish_whole_files_are_read_only(stores):
     fill(stores, "memory://b/s", n=4)
     assert len(Datastore.open("plain://b/s")) == 4
@@ -310,7 +337,7 @@ def test_no_message_and_no_traceback_shows_a_credential(stores, call, monkeypatc
             lambda w, **k: Datastore.create(w, spec=stores.spec(), resume=True, **k).finish(),
         )
     )
-    assert "PermissionError" in shown or call == "pipe_file"  # a refused probe of the condition is no error
+    assert "PermissionError" in shown
     for secret in (*SECRETS, SECRETS[1].replace("/", "%2F"), "ab12cd", "w0rd"):
         assert secret not in shown
 

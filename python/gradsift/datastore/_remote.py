@@ -6,6 +6,7 @@ are the file system's (its options set them), and messages are cleaned of every 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -25,7 +26,7 @@ TAIL_BYTES = 256 << 10
 AHEAD_BYTES = 80 << 20
 PART_BYTES = 16 << 20  # of an upload in parts
 _READERS = 4  # each may hold AHEAD_BYTES
-# Where pipe_file(mode="create") publishes whole objects under a condition; `_prove` tests the condition on the spot.
+# Where pipe_file(mode="create") publishes whole objects under a condition; `prove` tests the condition on the spot.
 _PUBLISHING = {"memory", "s3", "s3a", "gs", "gcs"}
 _HARMLESS = ("endpoint", "region", "protocol")
 _SIGNED = re.compile(r"(?i)\b(x-amz-[a-z-]+|x-goog-[a-z-]+|signature|sig|token|awsaccesskeyid|password)=[^&\s'\"]+")
@@ -83,7 +84,6 @@ class RemoteDirectory:
         self.readers = _READERS
         self._last = threading.local()  # what was fetched last: each thread reads on from a place of its own
         self._serials = itertools.count(1)
-        self._proved = False
 
     def close(self) -> None:
         """Nothing to do: connections are the file system's, which others may share."""
@@ -222,14 +222,21 @@ class RemoteDirectory:
 
     def prove(self, name: str) -> None:
         """Raises DatastoreError unless the file system refuses to replace `name`, which is there, by its own bytes."""
-        if self._proved:
-            return
         data = self.read(name, limit_bytes=1 << 30)
         try:
             self._create(name, data)
-        except Exception:  # refused, or broken: only an answer of success proves the condition to be ignored
-            self._proved = True
+        except FileExistsError:
             return
+        except Exception as error:  # each file system has errors of its own
+            if (
+                isinstance(error, OSError) and error.errno == errno.EINVAL
+            ):  # s3fs, where servers leave out which condition
+                return
+            raise self._failed(
+                self.file(name),
+                "whether a second writer is refused could not be seen; resume once the cause is gone",
+                error,
+            ) from self._cause(error)
         raise DatastoreError(
             f"{self.file(name)}: expected a server that honours conditional writes (If-None-Match: *), got one that "
             "replaces what is there, so that two writers could overwrite each other; write to another server, or to a "
