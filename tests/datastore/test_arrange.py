@@ -11,6 +11,7 @@ import pytest
 
 from gradsift import Datastore, ProjectionSpec, StoreSpec
 from gradsift.datastore import append_stores, merge_stores, remove_leftovers, subset_store
+from gradsift.datastore._io import Directory
 from gradsift.errors import (
     DatastoreCorruptError,
     DatastoreError,
@@ -120,6 +121,24 @@ def test_a_damaged_shard_is_not_placed(part, tmp_path, full):
     assert not list((tmp_path / "all").glob("*.gs"))
 
 
+def test_names_that_a_killed_merge_placed_are_synced_by_the_next_one(part, tmp_path, monkeypatch):
+    one, target = part("one", range(N)), str(tmp_path / "all")
+    merge_stores(target, [one])
+    synced = []
+    monkeypatch.setattr(Directory, "sync", lambda self: synced.append(self.path))
+    assert merge_stores(target, [one]).placed == ()
+    assert target in synced
+
+
+def test_only_local_directories_are_merged(part, tmp_path):
+    one = part("one", range(N))
+    with pytest.raises(ValueError, match=r"path: expected a local directory.*'memory://b/s'"):
+        merge_stores("memory://b/s", [one])
+    with pytest.raises(ValueError, match=r"sources: expected a local directory.*'s3://b/s'"):
+        merge_stores(tmp_path / "all", [one, "s3://b/s"])
+    assert not (tmp_path / "all").exists()
+
+
 def test_new_samples_follow_the_last_row_of_an_open_store(part):
     open_ended = StoreSpec(ProjectionSpec(256), data={"template": "t"})
     more = StoreSpec(ProjectionSpec(256), data={"template": "t", "rows": 4, "digest": "d"})
@@ -140,8 +159,26 @@ def test_an_id_with_other_numbers_is_not_appended(part, stores):
     spec = StoreSpec(ProjectionSpec(256))
     store = part("store", range(4), spec=spec)
     clash = part("clash", range(2), spec=spec, ids=["new", "id 0"], sketches=stores.sketches(N, seed=9))
-    with pytest.raises(DatastoreExistsError, match=r"got 'id 0' of .* with other numbers"):
-        append_stores(store, [clash])
+    before = files(store)
+    with pytest.raises(DatastoreExistsError, match=r"got 'id 0' of .* with other numbers .* nothing was added"):
+        append_stores(store, [part("fine", range(2), spec=spec, ids=["x", "y"]), clash])
+    with pytest.raises(DatastoreExistsError, match="ids of one kind, got integers and strings"):
+        append_stores(store, [part("numbers", range(2), spec=spec, ids=[7, 8])])
+    assert files(store) == before
+
+
+def test_a_row_that_two_sources_share_is_appended_once(part, stores):
+    spec = StoreSpec(ProjectionSpec(256))
+    store = part("store", range(2), spec=spec)
+    whole = stores.sketches(N)
+    sources = [part("a", range(3), spec=spec, ids=["x", "id 1", "y"], sketches=whole[[5, 1, 6]])]
+    sources += [part("b", range(2), spec=spec, ids=["y", "z"], sketches=whole[[6, 7]])]
+    assert append_stores(store, sources) == 3
+    grown = Datastore.open(store, verify="full")
+    assert grown.ids() == ["id 0", "id 1", "x", "y", "z"]
+    np.testing.assert_array_equal(
+        grown.rows()[2:], np.concatenate([Datastore.open(p).rows() for p in sources])[[0, 2, 4]]
+    )
 
 
 def test_a_store_that_counts_its_rows_is_extended_in_a_new_one(part, tmp_path):
@@ -196,6 +233,9 @@ def test_a_subset_of_rows_that_are_not_there_is_refused(part, tmp_path):
     ):
         with pytest.raises(ValueError, match=says):
             subset_store(store, tmp_path / "out", **wrong)
+    for wrong in (np.array([True, False, True, False]), [4.0]):
+        with pytest.raises(TypeError, match="rows: expected row numbers, got an array of"):
+            subset_store(store, tmp_path / "out", rows=wrong)
     assert not (tmp_path / "out").exists()
 
 

@@ -52,6 +52,12 @@ class Place(Protocol):
     def sync(self) -> None: ...
 
 
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a URL that fsspec opens, and no path of this machine."""
+    where = os.fspath(path)
+    return _URL.match(where) is not None and _LOCAL.match(where) is None
+
+
 def open_place(
     path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None, *, make: bool = False
 ) -> Place:
@@ -60,7 +66,7 @@ def open_place(
     Raises ValueError for `storage_options` with a local path.
     """
     where = os.fspath(path)
-    if _URL.match(where) and not _LOCAL.match(where):
+    if is_remote(where):
         from gradsift.datastore._remote import RemoteDirectory
 
         return RemoteDirectory(where, storage_options)

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gradsift.datastore import format as fmt
 from gradsift.datastore._io import Directory
+from gradsift.datastore._place import is_remote
+from gradsift.datastore._remote import shown_url
 from gradsift.datastore.compare import listed, spec_differences
 from gradsift.datastore.reader import Datastore
 from gradsift.datastore.report import ranges_text
@@ -63,6 +66,11 @@ def merge_stores(path: Path, sources: Sequence[Path], *, link: bool = True, full
     """
     if not sources:
         raise ValueError("sources: expected at least one store, got none")
+    for name, where in (("path", path), *(("sources", source) for source in sources)):
+        if is_remote(where):
+            raise ValueError(
+                f"{name}: expected a local directory, whose files can be linked, got {shown_url(os.fspath(where))!r}"
+            )
     with ExitStack() as stack:
         there = [path] if os.path.isdir(path) and FILE_NAME in os.listdir(path) else []
         directories = [stack.enter_context(Directory(where)) for where in (*there, *sources)]
@@ -95,7 +103,8 @@ def merge_stores(path: Path, sources: Sequence[Path], *, link: bool = True, full
         _check_sound([chosen[name][1] for name in placed], full)
         for name in placed:
             directory, shard = chosen[name]
-            target.adopt(directory, name, link=link, check=lambda shard=shard: _check_free(target, shard))  # type: ignore[misc]
+            target.adopt(directory, name, link=link, check=partial(_check_free, target, shard))
+        target.sync()  # names, too, that a call which was killed had placed before
         return MergeReport(target.path, tuple(placed), tuple(duplicates), tuple(Datastore.open(path).gaps()))
 
 
@@ -115,7 +124,7 @@ def append_stores(path: Path, sources: Sequence[Path], *, out: Path | None = Non
     DatastoreIncompleteError
         A store lacks rows.
     DatastoreExistsError
-        An id is there already with another row.
+        An id is there already with another row, or ids are of another kind; nothing was added.
     """
     if not sources:
         raise ValueError("sources: expected at least one store, got none")
@@ -165,6 +174,8 @@ def subset_store(
     ------
     ValueError
         Ids or rows that the store does not hold, or both or neither of `ids` and `rows`.
+    TypeError
+        `rows` that are no integers, such as a mask.
     """
     if (ids is None) == (rows is None):
         raise ValueError("ids, rows: expected one of the two")
@@ -175,7 +186,7 @@ def subset_store(
         if absent:
             raise ValueError(f"ids: expected ids of {store.path!r}, got {absent[0]!r} ({len(absent)} are not there)")
         rows = [place[name] for name in ids]
-    chosen = np.unique(np.asarray(rows, np.int64))
+    chosen = np.unique(_row_numbers(rows))
     absent_rows = np.setdiff1d(chosen, store.positions())
     if len(absent_rows):
         raise ValueError(
@@ -246,11 +257,14 @@ def _overlaps(by_row: list[Shard]) -> list[str]:
     return found
 
 
-def _check_ids(shards: list[Shard], path: str) -> None:
-    seen: dict[str | int, str] = {}
-    kinds = {shard.header.id_kind for shard in shards}
-    if len(kinds) > 1:
+def _check_kinds(shards: list[Shard], path: str) -> None:
+    if len({shard.header.id_kind for shard in shards}) > 1:
         raise DatastoreExistsError(f"{path!r}: expected ids of one kind, got integers and strings")
+
+
+def _check_ids(shards: list[Shard], path: str) -> None:
+    _check_kinds(shards, path)
+    seen: dict[str | int, str] = {}
     for shard in shards:
         ids: Sequence[str | int] = shard.table().ids(0, shard.header.rows)
         for row, name in enumerate(ids, shard.first):
@@ -280,26 +294,44 @@ def _check_free(target: Directory, shard: Shard) -> None:
 
 
 def _add_new(writer: DatastoreWriter, base: Datastore, stores: list[Datastore]) -> int:
-    """Appends rows whose ids `base` lacks; those that it has must be the same. How many are new."""
-    place = dict(zip(base.ids(), base.positions().tolist(), strict=True))
+    """Appends rows whose ids are not there; those that are must be the same. How many are new."""
+    _check_kinds([shard for store in (base, *stores) for shard in store._shards], base.path)
+    place = {
+        name: (shard, row)
+        for shard in base._shards
+        for row, name in enumerate(shard.table().ids(0, shard.header.rows), shard.first)
+    }
+    new = [_new_rows(place, store, base.path) for store in stores]
     at = base._present.stop
-    added = 0
-    for store in stores:
-        for shard in store._shards:
-            for row, name in enumerate(shard.table().ids(0, shard.header.rows)):
-                if name not in place:
-                    _take(writer, shard, row, row + 1, at)
-                    place[name] = at
-                    at, added = at + 1, added + 1
-                    continue
-                old = next((s for s in base._shards if s.first <= place[name] < s.stop), None)
-                spot = range(place[name], place[name] + 1)
-                if old is None or old.difference(spot, [name], shard.stored(row, row + 1)):
-                    raise DatastoreExistsError(
-                        f"{base.path!r}: expected new ids or the rows that are there, got {name!r} of {shard.file} "
-                        "with other numbers; rows before it were added"
-                    )
-    return added
+    for store, positions in zip(stores, new, strict=True):
+        for shard, first, stop, to in _runs(store, positions, at):
+            _take(writer, shard, first, stop, to)
+        at += len(positions)
+    return at - base._present.stop
+
+
+def _new_rows(place: dict[Any, tuple[Shard, int]], store: Datastore, path: str) -> np.ndarray:
+    """Numbers of the rows of `store` whose ids `place` lacks, which is where rows lie; it knows them from then on."""
+    found = []
+    for shard in store._shards:
+        ids: Sequence[str | int] = shard.table().ids(0, shard.header.rows)
+        for row, name in enumerate(ids, shard.first):
+            old, at = place.setdefault(name, (shard, row))
+            if old is shard and at == row:
+                found.append(row)
+            elif old.difference(range(at, at + 1), [name], shard.stored(row - shard.first, row - shard.first + 1)):
+                raise DatastoreExistsError(
+                    f"{path!r}: expected new ids or the rows that are there, got {name!r} of {shard.file} with other "
+                    f"numbers than in row {at} of {old.file}; nothing was added"
+                )
+    return np.array(found, np.int64)
+
+
+def _row_numbers(rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
+    numbers = np.asarray(rows)
+    if numbers.size and numbers.dtype.kind not in "iu":  # a mask would pass for rows 0 and 1
+        raise TypeError(f"rows: expected row numbers, got an array of {numbers.dtype}")
+    return numbers.astype(np.int64)
 
 
 def _copy(writer: DatastoreWriter, stores: Sequence[Datastore], positions: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from gradsift.datastore import format as fmt
-from gradsift.datastore._place import Place, open_place
+from gradsift.datastore._place import Place, is_remote, open_place
 from gradsift.datastore.reader import Datastore
 from gradsift.datastore.rows import StoredRows, encode_rows, flags_of
 from gradsift.datastore.shard import Shard
@@ -142,5 +142,5 @@ def _done_before(store: Datastore, there: Datastore) -> set[int]:
 
 
 def _options(path: str | os.PathLike[str], options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """`options` where `path` is a URL, so that one of the two may be local."""
-    return options if "://" in os.fspath(path) else None
+    """`options` where `path` takes them, so that one of the two may be local."""
+    return options if is_remote(path) else None
