@@ -37,10 +37,10 @@ def atomic_bytes(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _atomic(path: Path, mode: str, **how: str) -> Iterator[IO[Any]]:
+def _atomic(path: Path, mode: str, encoding: str | None = None, newline: str | None = None) -> Iterator[IO[Any]]:
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
-        with open(temporary, mode, **how) as file:  # type: ignore[call-overload]
+        with open(temporary, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

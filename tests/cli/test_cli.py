@@ -140,6 +140,48 @@ def test_stores_are_cut_merged_extended_and_cleared_from_the_command_line(
     assert "expected one spec" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["info", "nosuch://b"], 2, "URL of a file system"),
+        (["verify", "nosuch://b"], 2, "URL of a file system"),
+        (["convert", "nosuch://b", "OUT", "--dtype", "int8"], 2, "URL of a file system"),
+        (["append", "STORE", "nosuch://b"], 2, "URL of a file system"),
+        (["merge", "memory://b", "STORE"], 2, "path: expected a local directory"),
+        (["subset", "STORE", "OUT"], 2, "expected one of the two"),
+        (["subset", "STORE", "OUT", "--rows", "3-1"], 2, "rising ranges as in 0-99,200, got '3-1'"),
+        (["subset", "STORE", "OUT", "--rows", "\u00b2"], 2, "numbers and rising ranges"),
+        (["subset", "STORE", "OUT", "--rows", "1-999999999999"], 2, "expected rows below 5"),
+        (["subset", "STORE", "OUT", "--ids", "BYTES"], 2, "--ids: expected UTF-8"),
+        (["import-less", "FOLDER", "OUT", "--ids", "BYTES"], 2, "--ids: expected UTF-8"),
+        (["export", "STORE", "OUT/x.safetensors"], 1, "cannot be written: No such file"),
+        (["export", "STORE", "OUT/x.parquet"], 1, "cannot be written: No such file"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_a_wrong_call_of_a_store_verb_is_explained_and_makes_nothing(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, says: str
+) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\n")
+    names = {"STORE": str(store), "OUT": str(tmp_path / "out"), "BYTES": str(tmp_path / "bytes"), "FOLDER": str(store)}
+    given = [names.get(a, a.replace("OUT/", f"{tmp_path / 'out'}/")) for a in arguments]
+    assert main(["store", *given]) == status
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_that_are_integers_are_taken_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with gs.Datastore.create(tmp_path / "numbered", spec=gs.ProjectionSpec(256)) as writer:
+        writer.append([10, -11, 12], np.ones((3, 256), np.float32))
+    (tmp_path / "ids").write_text("12\n-11\n", encoding="utf-8")
+    (tmp_path / "wrong").write_text("12\neleven\n", encoding="utf-8")
+    call = ["store", "subset", str(tmp_path / "numbered"), str(tmp_path / "out"), "--ids"]
+    assert main([*call, str(tmp_path / "wrong")]) == 2
+    assert "--ids: expected integers, as the ids of the store are, got 'eleven'" in capsys.readouterr().err
+    assert main([*call, str(tmp_path / "ids")]) == 0
+    assert gs.Datastore.open(tmp_path / "out").ids() == [-11, 12]
+
+
 def test_store_convert_says_what_it_made_and_refuses_the_dtype_there_is(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 STORE = click.argument("path", metavar="STORE")
+
+
+@contextmanager
+def wrong_calls_explained() -> Iterator[None]:
+    """What the library says of wrong arguments, as a wrong call: without a traceback, exit status 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @click.group()
@@ -23,6 +35,7 @@ def store() -> None:
 @store.command("info")
 @STORE
 @click.option("--json", "as_json", is_flag=True, help="Everything, the specification too, as one JSON object.")
+@wrong_calls_explained()
 def store_info(path: str, as_json: bool) -> None:
     """Say what a datastore holds: rows, dtype, bytes, specification, gaps, flagged rows.
 
@@ -57,6 +70,7 @@ def store_info(path: str, as_json: bool) -> None:
 @store.command("verify")
 @STORE
 @click.option("--full", is_flag=True, help="Compare each file's 256-bit digest too: several times the work.")
+@wrong_calls_explained()
 def store_verify(path: str, full: bool) -> None:
     """Check every byte of a datastore against its checksum; ids and flags too; exit status 1 if anything is wrong.
 
@@ -74,6 +88,7 @@ def store_verify(path: str, full: bool) -> None:
 @store.command("gc")
 @click.argument("path", metavar="STORE", type=click.Path(exists=True, file_okay=False))
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@wrong_calls_explained()
 def store_gc(path: str, dry_run: bool) -> None:
     """Remove what killed writers left in a datastore: temporaries and claims that no living process holds.
 
@@ -93,6 +108,7 @@ def store_gc(path: str, dry_run: bool) -> None:
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--copy", is_flag=True, help="Copy files instead of making hard links.")
 @click.option("--full", is_flag=True, help="Compare each file's 256-bit digest first, as `store verify --full`.")
+@wrong_calls_explained()
 def store_merge(out: str, sources: tuple[str, ...], copy: bool, full: bool) -> None:
     """Place the shards of SOURCE..., stores of one spec with different rows, together in STORE.
 
@@ -111,6 +127,7 @@ def store_merge(out: str, sources: tuple[str, ...], copy: bool, full: bool) -> N
 @STORE
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--out", metavar="NEW", help="Leave STORE alone, and make the store NEW of all the rows.")
+@wrong_calls_explained()
 def store_append(path: str, sources: tuple[str, ...], out: str | None) -> None:
     """Add the rows of SOURCE..., new samples that were collected alike, after the last row of STORE.
 
@@ -130,6 +147,7 @@ def store_append(path: str, sources: tuple[str, ...], out: str | None) -> None:
 @click.argument("out", metavar="NEW")
 @click.option("--ids", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File of ids, one a line.")
 @click.option("--rows", metavar="RANGES", help="Row numbers: 0-99,200,300-399.")
+@wrong_calls_explained()
 def store_subset(path: str, out: str, ids: Path | None, rows: str | None) -> None:
     """Make the datastore NEW of some rows of STORE, in their order there.
 
@@ -138,24 +156,43 @@ def store_subset(path: str, out: str, ids: Path | None, rows: str | None) -> Non
     """
     from gradsift.datastore import Datastore, subset_store
 
-    names: list[str] | list[int] | None = None if ids is None else ids.read_text(encoding="utf-8").splitlines()
-    try:
-        if names is not None and Datastore.open(path).info()["id_kind"] == "int":
-            names = [int(name) for name in names]
-        count = subset_store(path, out, ids=names, rows=None if rows is None else _row_numbers(rows))
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    if (ids is None) == (rows is None):
+        raise ValueError("--ids, --rows: expected one of the two")
+    opened = Datastore.open(path)
+    if ids is None:
+        last = max(opened.positions(), default=-1)
+        count = subset_store(path, out, rows=_row_numbers(rows or "", int(last) + 1))
+    else:
+        names = _ids_in(ids)
+        count = subset_store(path, out, ids=_integers(names) if opened.info()["id_kind"] == "int" else names)
     click.echo(f"{out}: {count} rows")
 
 
-def _row_numbers(text: str) -> list[int]:
+def _row_numbers(text: str, stop: int) -> list[int]:
     numbers: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"--rows: expected numbers and ranges as in 0-99,200, got {part!r}")
-        numbers += range(int(first), int(last if dash else first) + 1)
+        match = re.fullmatch(r"\s*([0-9]{1,15})(?:-([0-9]{1,15}))?\s*", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if first > last:
+            raise ValueError(f"--rows: expected numbers and rising ranges as in 0-99,200, got {part!r}")
+        if last >= stop:
+            raise ValueError(f"--rows: expected rows below {stop}, got {part!r}")
+        numbers += range(first, last + 1)
     return numbers
+
+
+def _ids_in(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--ids: expected UTF-8, one id a line, in {str(path)!r}, got {error}") from error
+
+
+def _integers(names: list[str]) -> list[int]:
+    wrong = next((name for name in names if not re.fullmatch("-?[0-9]{1,19}", name, re.ASCII)), None)
+    if wrong is not None:
+        raise ValueError(f"--ids: expected integers, as the ids of the store are, got {wrong!r}")
+    return [int(name) for name in names]
 
 
 @store.command("import-less")
@@ -174,6 +211,7 @@ def _row_numbers(text: str) -> list[int]:
 @click.option("--checkpoint", help="Name of the checkpoint.")
 @click.option("--ids", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Ids, one a line.")
 @click.option("--resume", is_flag=True, help="Go on with an import that was interrupted.")
+@wrong_calls_explained()
 def store_import_less(
     source: Path,
     out: str,
@@ -196,28 +234,24 @@ def store_import_less(
     """
     from gradsift.datastore import import_less
 
-    names = None if ids is None else ids.read_text(encoding="utf-8").splitlines()
-    known = None if checkpoint is None else {"name": checkpoint}
-    try:
-        done = import_less(
-            source,
-            out,
-            which=which,
-            dtype=dtype,
-            matrix=matrix,
-            gradient_type=gradient_type,
-            checkpoint=known,
-            ids=names,
-            resume=resume,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    done = import_less(
+        source,
+        out,
+        which=which,
+        dtype=dtype,
+        matrix=matrix,
+        gradient_type=gradient_type,
+        checkpoint=None if checkpoint is None else {"name": checkpoint},
+        ids=None if ids is None else _ids_in(ids),
+        resume=resume,
+    )
     click.echo(done)
 
 
 @store.command("export")
 @STORE
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+@wrong_calls_explained()
 def store_export(path: str, out: Path) -> None:
     """Write the rows of a datastore, and all that is known of them, to FILE.safetensors or FILE.parquet.
 
@@ -226,11 +260,7 @@ def store_export(path: str, out: Path) -> None:
     """
     from gradsift.datastore import export_store
 
-    try:
-        rows = export_store(path, out)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    click.echo(f"{out}: {rows} rows")
+    click.echo(f"{out}: {export_store(path, out)} rows")
 
 
 @store.command("convert")
@@ -242,6 +272,7 @@ def store_export(path: str, out: Path) -> None:
     type=click.Choice(["float32", "float16", "bfloat16", "int8", "int4", "int1"]),
     help="Of the rows in OUT.",
 )
+@wrong_calls_explained()
 def store_convert(source: str, out: str, dtype: str) -> None:
     """Make the datastore OUT of the rows of STORE in another row dtype.
 
@@ -253,10 +284,7 @@ def store_convert(source: str, out: str, dtype: str) -> None:
     from gradsift.datastore import Datastore, convert
 
     rows = len(Datastore.open(source))
-    try:
-        with click.progressbar(length=rows, label=f"rows to {dtype}", file=sys.stderr) as bar:
-            done = convert(source, out, dtype=dtype, progress=bar.update)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    with click.progressbar(length=rows, label=f"rows to {dtype}", file=sys.stderr) as bar:
+        done = convert(source, out, dtype=dtype, progress=bar.update)
     info = done.info()
     click.echo(f"{out}: {info['rows']} rows as {dtype}, {info['bytes']} bytes")

@@ -49,7 +49,7 @@ def export_store(
     Raises
     ------
     DatastoreError
-        No store, a damaged one, or an empty one. DiskFullError: nothing was written.
+        No store, a damaged one, or an empty one; or `out` cannot be written. DiskFullError: nothing was written.
     """
     path = Path(out)
     writers = {".safetensors": _write_safetensors, ".parquet": _write_parquet}
@@ -58,7 +58,10 @@ def export_store(
     with Datastore.open(store, storage_options=storage_options) as opened:
         if not len(opened):
             raise DatastoreError(f"{opened.path!r}: expected rows to export, got an empty store")
-        writers[path.suffix](opened, path)
+        try:
+            writers[path.suffix](opened, path)
+        except OSError as error:
+            raise DatastoreError(f"{str(path)!r}: cannot be written: {error.strerror or error}") from error
         return len(opened)
 
 
