@@ -31,6 +31,7 @@ from gradsift.errors import DatastoreError
 from gradsift.specs import canonical_json, digest_of
 
 HEADER = fmt.ShardHeader("0123456789abcdef" * 2, 7, 3, "bfloat16", 256, fmt.ID_UTF8)
+QUANTISED = fmt.ShardHeader("0123456789abcdef" * 2, 7, 3, "int8", 256, fmt.ID_UTF8, rotation_seed=3)
 SPEC = StoreSpec(
     ProjectionSpec(256, seed=3), parameters=(("a", (2, 3)), ("b", (5,))), checkpoint={"step": 1, "learning_rate": 2e-5}
 )
@@ -50,12 +51,12 @@ def header(data: bytes) -> None:
 
 
 def footer(data: bytes) -> None:
-    """A footer behind a header of three rows; its sections must tile the file."""
+    """A footer behind a header of three rows, quantised ones if a byte follows it; its sections must tile the file."""
     length, raw = struct.unpack("<Q", data[:8].ljust(8, b"\0"))[0], bytearray(512)
     raw[: len(data[8:508])] = data[8:508]
     raw[500:504] = crc32c(raw[:500]).to_bytes(4, "little")
     raw[504:] = fmt.COMMIT_MAGIC
-    found = fmt.parse_footer(bytes(raw), HEADER, "shard", length)
+    found = fmt.parse_footer(bytes(raw), QUANTISED if len(data) > 508 else HEADER, "shard", length)
     assert sum(section.size for section in found.sections) + 512 == length
     assert all(a.stop == b.offset for a, b in zip(found.sections, found.sections[1:], strict=False))
 
@@ -84,30 +85,34 @@ def spec(data: bytes) -> None:
 
 def store(data: bytes) -> None:
     """A directory: the input changes bytes of a valid store, with or without making the seals right again."""
-    raw, at = bytearray(SHARD), 1
+    dtype = DTYPES[data[0] >> 1 & 1 if data else 0]
+    folder, name, good, rows = STORES[dtype]
+    raw, at = bytearray(good), 1
     while at + 3 <= len(data):
         place, value = struct.unpack_from("<HB", data, at)
         raw[place % len(raw)] = value
         at += 3
     if data and data[0] & 1:
         seal(raw)
-    (STORE / SHARD_NAME).write_bytes(raw)
-    opened = Datastore.open(STORE, on_error="skip")
+    (folder / name).write_bytes(raw)
+    opened = Datastore.open(folder, on_error="skip")
     blocks = list(opened.blocks(2, on_error="skip"))
     report = opened.verify()
-    assert len(opened) + sum(len(lost) for lost in opened.damaged) >= 3 or raw == SHARD
+    assert len(opened) + sum(len(lost) for lost in opened.damaged) >= 3 or raw == good
     if report.ok and not opened.damaged:
         assert sum(len(block) for block in blocks) == len(opened) == len(opened.ids())
         opened.rows()
     if not (data and data[0] & 1):
         known = {block.first + i: row for block in blocks for i, row in enumerate(block.rows)}
-        assert all(np.array_equal(row, ROWS[i]) for i, row in known.items()), "unsealed damage was returned"
+        assert all(np.array_equal(row, rows[i]) for i, row in known.items()), "unsealed damage was returned"
 
 
 def seal(raw: bytearray) -> None:
-    """Makes header, table, block and footer checksums right where the layout is the usual one."""
+    """Makes header, table, scales, block and footer checksums right where the layout is the usual one."""
     raw[4092:4096] = crc32c(raw[:4092]).to_bytes(4, "little")
-    for entry, (start, stop) in enumerate([(0, 4096), (0, 0), (8192, 8200), (8200, len(raw) - 512)]):
+    table_stop = 8200 + TABLE_BYTES
+    parts = [(0, 4096), (0, 0), (8192, 8200), (8200, table_stop), (table_stop, len(raw) - 512)]
+    for entry, (start, stop) in enumerate(parts if table_stop < len(raw) - 512 else parts[:4]):
         if entry == 1:
             raw[8192:8196] = crc32c(raw[4096:8192]).to_bytes(4, "little")
         else:
@@ -125,28 +130,35 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 WORDS = """checkpoint data gamma loss parameters projection kind nonzeros proj_dim seed version rows step sgd adam xor
 digest format required_features row_dtype spec beta1 beta2 eps"""
 FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
-STORE = Path(FOLDER.name) / "store"
+DTYPES = ("bfloat16", "int8")
+STORES: dict[str, tuple[Path, str, bytes, np.ndarray]] = {}  # folder, name of its shard, bytes of that, rows
 ROWS = np.arange(3 * 256, dtype=np.float32).reshape(3, 256) % 61
 KNOWN = Sketches(ROWS, np.ones(3), np.ones(3), np.ones(3, np.float32), np.ones(3, np.int64))
-with Datastore.create(STORE, spec=SPEC) as _writer:
-    _writer.append(["a", "bb", "ccc"], KNOWN)
-(SHARD_NAME,) = (path.name for path in STORE.glob("shard-*"))
-SHARD = (STORE / SHARD_NAME).read_bytes()
+for _dtype in DTYPES:
+    _folder = Path(FOLDER.name) / _dtype
+    with Datastore.create(_folder, spec=SPEC, dtype=_dtype) as _writer:
+        _writer.append(["a", "bb", "ccc"], KNOWN)
+    (_shard,) = _folder.glob("shard-*")
+    STORES[_dtype] = _folder, _shard.name, _shard.read_bytes(), Datastore.open(_folder).rows()
+COLUMNS = Datastore.open(STORES["bfloat16"][0])._shards[0].table().columns
+TABLE_BYTES = len(table.pack_table(["a", "bb", "ccc"], COLUMNS))
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    packed = table.pack_table(["a", "bb", "ccc"], Datastore.open(STORE)._shards[0].table().columns)
+    packed = table.pack_table(["a", "bb", "ccc"], COLUMNS)
     length = fmt.shard_bytes(HEADER, len(packed)).to_bytes(8, "little")
-    sections = fmt.layout(HEADER, len(packed))
     if target == "header":
         yield length + fmt.pack_header(HEADER)[:96]
+        yield length + fmt.pack_header(QUANTISED)[:96]
         yield (2**63).to_bytes(8, "little") + fmt.pack_header(HEADER)[:96]
     elif target == "footer":
-        whole = fmt.pack_footer(fmt.Footer(sections, bytes(32), fmt.shard_bytes(HEADER, len(packed))))
-        yield length + whole[:500]
+        for head, more in ((HEADER, b""), (QUANTISED, b"\1")):
+            size = fmt.shard_bytes(head, len(packed))
+            whole = fmt.pack_footer(fmt.Footer(fmt.layout(head, len(packed)), bytes(32), size))
+            yield size.to_bytes(8, "little") + whole[:500] + more
     elif target == "table":
         yield b"\x82" + packed
-        yield b"\x02" + table.pack_table([1, 2**40, -(2**63)], Datastore.open(STORE)._shards[0].table().columns)
+        yield b"\x02" + table.pack_table([1, 2**40, -(2**63)], COLUMNS)
     elif target == "spec":
         yield from (spec_file.pack_spec(SPEC, dtype) for dtype in fmt.ROW_DTYPES)
         yield spec_file.pack_spec(StoreSpec(ProjectionSpec(), Gamma.adam(step=3), data={"rows": 5}), "float32")
@@ -154,8 +166,10 @@ def seeds(target: str) -> Iterator[bytes]:
         for old, new in ((b'"float16"', b'["float16"]'), (b'"a"', b"null"), (b"2e-05", b"{}"), (b"[5]", b'"5"')):
             yield good.replace(old, new)
     else:
-        yield b"\1"
-        yield b"\0" + struct.pack("<HB", 4096, 1)
+        for quantised in (0, 2):
+            yield bytes([quantised | 1])
+            yield bytes([quantised]) + struct.pack("<HB", 4096, 1)
+        yield b"\3" + struct.pack("<HB", 8200 + TABLE_BYTES + 24 + 3, 0xBF)  # a scale below zero
 
 
 def one_input(target: str) -> Callable[[bytes], None]:
