@@ -34,6 +34,11 @@ def _check_int(name: str, value: object, contract: str, ok: bool) -> None:
         raise ValueError(f"{name}: expected {contract}, got {value}")
 
 
+def _check_proj_dim(p: int) -> None:
+    ok = _is_int(p) and 256 <= p <= 65536 and p & (p - 1) == 0
+    _check_int("proj_dim", p, "a power of two from 256 to 65536", ok)
+
+
 def canonical_json(value: Any) -> str:
     """`value` as the one JSON text that digests are taken of: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -70,10 +75,7 @@ class ProjectionSpec:
     nonzeros: int = 1
 
     def __post_init__(self) -> None:
-        p = self.proj_dim
-        _check_int(
-            "proj_dim", p, "a power of two from 256 to 65536", _is_int(p) and 256 <= p <= 65536 and p & (p - 1) == 0
-        )
+        _check_proj_dim(self.proj_dim)
         _check_int("seed", self.seed, "0 … 2**64 - 1", _is_int(self.seed) and 0 <= self.seed < 2**64)
         if self.kind not in PROJECTION_KINDS:
             raise ValueError(f"kind: expected one of {PROJECTION_KINDS}, got {self.kind!r}")
@@ -118,10 +120,7 @@ class ForeignProjection:
     matrix: str | None = None
 
     def __post_init__(self) -> None:
-        p = self.proj_dim
-        _check_int(
-            "proj_dim", p, "a power of two from 256 to 65536", _is_int(p) and 256 <= p <= 65536 and p & (p - 1) == 0
-        )
+        _check_proj_dim(self.proj_dim)
         for name, value in (("source", self.source), ("matrix", self.matrix)):
             if not (isinstance(value, str) or (value is None and name == "matrix")):
                 raise TypeError(f"{name}: expected a str, got {type(value).__name__}")
