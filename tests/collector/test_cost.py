@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -12,7 +14,8 @@ transformers = pytest.importorskip("transformers")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from gradsift.collector import Clock, GradientCollector, attention, is_out_of_memory, memory, precision  # noqa: E402  # noqa: E402
+from gradsift.collector import Clock, GradientCollector, attention, is_out_of_memory, memory, precision  # noqa: E402
+from gradsift.errors import CollectError  # noqa: E402
 
 
 class _Products(TorchDispatchMode):
@@ -172,6 +175,38 @@ def test_attention_with_what_ours_lacks_is_left_to_the_model(make_model, samples
     assert not collector.prefers_packed
 
 
+def test_a_window_that_is_in_the_mask_alone_is_left_to_the_model(samples, batch_of, spec, relative):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+    sizes |= {"shared_expert_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "vocab_size": 100}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+    config = transformers.Qwen2MoeConfig(**sizes, use_sliding_window=True, sliding_window=4, max_window_layers=2)
+    model = transformers.Qwen2MoeForCausalLM(config).eval()
+    short = [(ids[:4], labels[:4]) for ids, labels in samples]
+    chosen = {"backend": "reference", "modules": "o_proj"}
+    want = GradientCollector(model, spec, **chosen).collect(batch_of["padded_right"](samples))
+    collector = GradientCollector(model, spec, **chosen)
+    collector.collect(batch_of["packed"](short))
+    assert not collector.prefers_packed
+    assert relative(collector.collect(batch_of["packed"](samples)).rows, want.rows).max() < 1e-5
+
+
+def test_a_model_that_was_refused_packed_batches_is_refused_them_again(make_model, samples, batch_of, spec):
+    model = make_model()
+    mixed = model.model.layers[0].register_forward_hook(lambda module, args, output: output + output.mean(1, True))
+    collector = GradientCollector(model, spec, backend="reference", modules="lm_head|layers.1.*o_proj")
+    for _ in range(2):
+        with pytest.raises(CollectError, match="attention does not cross the samples"):
+            collector.collect(batch_of["packed"](samples))
+    mixed.remove()
+
+
+def test_trying_a_packed_batch_counts_nowhere(make_model, samples, batch_of, spec):
+    collector = GradientCollector(make_model(), spec, backend="reference", modules="q_proj")
+    collector.try_packed(batch_of["packed"](samples))
+    assert collector.prefers_packed
+    assert (collector.report()["samples"], collector.report()["batches"]) == (0, 0)
+
+
 @pytest.mark.parametrize(
     "change", [{"attn_logit_softcapping": 30.0}, {"attention_chunk_size": 8}, {"layer_types": ["chunked_attention"]}]
 )
@@ -276,6 +311,33 @@ def test_the_measured_error_of_a_setting_is_that_of_its_products():
     assert 0 < precision.matmul_error("highest") < 2e-6
 
 
+def test_the_measured_error_is_of_float32_whatever_the_surroundings():
+    measure = precision.matmul_error.__wrapped__
+    want = measure("highest")
+    with torch.autocast("cpu"):
+        assert measure("highest") == want
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert measure("highest") == want
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_was_set_by_torchs_newer_interface_is_left_alone():
+    code = """
+import torch
+torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+from gradsift.collector import precision
+for choice in ("auto", "unchanged"):
+    chosen = precision.choose_float32_matmul(torch.device("cpu"), choice)
+    with chosen.set():
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    print(chosen.setting)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split("\n") == ["by backend", "by backend", ""]
+
+
 def test_saved_bytes_are_each_storage_once_and_not_the_models():
     layer = torch.nn.Linear(8, 4)
     x = torch.randn(16, 8, requires_grad=True)
@@ -299,6 +361,13 @@ def test_bytes_a_token_follow_the_model_and_leave_the_report_alone(make_model, s
     assert large.report()["samples"] == 0
 
 
+def test_bytes_a_token_are_asked_of_language_models_only(spec):
+    model = torch.nn.Linear(2, 1)
+    collector = GradientCollector(model, spec, backend="reference", loss_fn=lambda model, x: model(x)[:, 0])
+    with pytest.raises(ValueError, match="expected a collector of the language-model loss"):
+        collector.bytes_per_token(torch.zeros(1, 2))
+
+
 def test_memory_limits_of_control_groups_are_read(tmp_path):
     assert memory.group_bytes(tmp_path) is None
     for name, text in (("max", "1000"), ("current", "700"), ("stat", "anon 1\ninactive_file 200\n")):
@@ -312,6 +381,13 @@ def test_memory_limits_of_control_groups_are_read(tmp_path):
         (old / f"memory.{name}").write_text(text)
     assert memory.group_bytes(tmp_path) == 850
     assert memory.available_bytes(torch.device("cpu")) > 0
+
+
+def test_a_machine_that_does_not_say_its_memory_is_told_what_to_set(monkeypatch):
+    monkeypatch.setattr(memory, "_machine_bytes", lambda: None)
+    monkeypatch.setattr(memory, "group_bytes", lambda: None)
+    with pytest.raises(CollectError, match=r"set collect\.memory_limit_gib"):
+        memory.available_bytes(torch.device("cpu"))
 
 
 def test_running_out_of_memory_is_told_from_other_failures():

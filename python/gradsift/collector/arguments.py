@@ -34,8 +34,9 @@ def resolve_gamma(gamma: object, moments: object) -> Gamma:
         raise TypeError(f"gamma: expected a Gamma or one of {GAMMA_KINDS}, got {type(gamma).__name__}")
     if gamma not in GAMMA_KINDS:
         raise ValueError(f"gamma: expected a Gamma or one of {GAMMA_KINDS}, got {gamma!r}")
-    if gamma in ("sgd", "sign", "less"):
-        return getattr(Gamma, gamma)()  # type: ignore[no-any-return]
+    plain = {"sgd": Gamma.sgd, "sign": Gamma.sign, "less": Gamma.less}
+    if gamma in plain:
+        return plain[gamma]()
     if not isinstance(moments, Moments):
         raise ValueError(
             f"moments: expected Moments, from which gamma={gamma!r} takes betas, eps and step, got "

@@ -16,6 +16,7 @@ _OWN = ("sdpa", "eager")
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 # What an attention may be called with that the formula below does not have.
 _FOREIGN = ("softcap", "s_aux", "position_bias", "head_mask")
+_NOT_TOLD = object()
 
 _offsets: ContextVar[np.ndarray] = ContextVar("gradsift_packed_offsets")
 
@@ -90,8 +91,10 @@ def _fits(model: nn.Module, configs: list[Any]) -> bool:
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 5):  # no grouped queries in its attention
         return False
     try:
-        from transformers import AttentionInterface  # noqa: F401
+        import transformers
     except ImportError:
+        return False
+    if not hasattr(transformers, "AttentionInterface"):
         return False
     if not any(getattr(m, "_supports_attention_backend", False) for m in model.modules()):
         return False
@@ -114,7 +117,7 @@ def _attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
-    sliding_window: int | None = None,
+    sliding_window: Any = _NOT_TOLD,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """(1, N, heads, d) from query (1, heads, N, d) and key, value (1, key heads, N, d), in transformers' protocol."""
@@ -125,6 +128,11 @@ def _attend(
         raise UnsupportedAttentionError
     if key.shape[2] != query.shape[2]:
         raise UnsupportedAttentionError
+    if sliding_window is _NOT_TOLD:
+        # Some models (Phi-3.5-MoE, Qwen2-MoE) put their window into the mask alone, which is not made here.
+        if getattr(getattr(module, "config", None), "sliding_window", None):
+            raise UnsupportedAttentionError
+        sliding_window = None
     out = []
     for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         n = end - begin

@@ -143,8 +143,18 @@ class GradientCollector:
 
     @property
     def prefers_packed(self) -> bool:
-        """Whether packed batches cost less than padded ones of the same samples."""
+        """Whether packed batches cost less than padded ones of the same samples, as far as the model tells."""
         return self._loss_fn is None and (self._apart.supported or packs_by_itself(self._model))
+
+    def try_packed(self, batch: Any) -> None:
+        """Collects `batch`, packed samples of which two or more have labels, and counts it nowhere.
+
+        Afterwards `prefers_packed` knows whether samples attend apart. Raises what `collect` does: some models take no
+        packed batches, and of some only the shapes in padded ones tell whose a token is.
+        """
+        before = self._samples, self._batches, self._packing_tried
+        self._collect(batch)
+        self._samples, self._batches, self._packing_tried = before
 
     def collect(self, batch: Any) -> Sketches:
         """Sketches of the B samples of `batch`, in its order.
@@ -168,6 +178,9 @@ class GradientCollector:
         CollectError
             Gradients cannot be told apart by sample in some module, or the model lets samples see each other.
         """
+        return self._collect(batch)
+
+    def _collect(self, batch: Any) -> Sketches:
         with ExitStack() as stack:
             stack.enter_context(self._clock.part("other"))
             stack.enter_context(self._matmul.set())
@@ -193,15 +206,17 @@ class GradientCollector:
         """Bytes that collecting takes beyond the model, a token, if no sample is longer than the one in `batch`.
 
         Collects `batch`, one language-model sample, and counts what autograd keeps meanwhile. To that come the logits
-        of a token, as if every token had a label: a bound for the batches of usual data, not for each.
+        of a token, as if every token had a label: a bound for the batches of usual data, not for each. The sample
+        needs a label, without which nothing is computed.
         """
+        head = output_layer(self._model)
+        if self._loss_fn is not None or head is None:
+            raise ValueError("batch: expected a collector of the language-model loss, got one with loss_fn")
         counts = self._samples, self._batches
         saved = SavedBytes(self._model)
         with saved.counted():
             self.collect(batch)
         self._samples, self._batches = counts
-        head = output_layer(self._model)
-        assert head is not None
         assert isinstance(head.weight, torch.Tensor)
         return -(-saved.peak // int(batch["input_ids"].numel())) + LOGIT_BYTES * int(head.weight.shape[0])
 
@@ -397,7 +412,6 @@ class GradientCollector:
         with torch.no_grad(), modes.no_checkpointing(self._model), self._apart.off():
             _, alone = self._logits(batch.alone(b), current)
         current.phase = phase
-        self._packing_tried = batch.layout.offsets[b] > 0
         error = float(torch.linalg.vector_norm(packed - alone.float()) / torch.linalg.vector_norm(alone.float()))
         # Under autocast hidden states may be float32 and what they come from is not.
         exact = {} if torch.is_autocast_enabled(hidden.device.type) else _PACKED_TOLERANCE
@@ -408,3 +422,4 @@ class GradientCollector:
                 "batch: expected a model whose attention does not cross the samples of a packed batch, got hidden "
                 f"states that differ by {error:.1e} from those of the sample alone; collect from padded batches"
             )
+        self._packing_tried = bool(batch.layout.offsets[b] > 0)

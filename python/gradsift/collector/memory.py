@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gradsift.errors import CollectError
+
 # A label token's logits: as the model gives them, in float32, their softmax, and the gradients of these.
 LOGIT_BYTES = 16
 
@@ -66,13 +68,19 @@ class _Held:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory where the model computes: of the GPU, or of the machine and this process's control group."""
+    """Free memory where the model computes: of the GPU, or of the machine and the container that this process is in.
+
+    A limit of a control group below the one mounted (a batch system's, without a container) is not seen.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     limits = [value for value in (_machine_bytes(), group_bytes()) if value is not None]
     if not limits:
-        raise OSError("expected /proc/meminfo or a control group that says how much memory there is, got neither")
+        raise CollectError(
+            "memory: expected /proc/meminfo or a control group that says how much there is, got neither; set "
+            "collect.memory_limit_gib, or collect.max_tokens to a number"
+        )
     return min(limits)
 
 

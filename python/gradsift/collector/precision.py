@@ -15,6 +15,8 @@ _MOST_WORSE = 1.1
 # (rows, inner, columns): a layer, LoRA's A and B, and the logits' inner length; libraries choose a path by shape.
 _SHAPES = ((256, 576, 1536), (256, 576, 16), (256, 128, 576), (64, 4096, 256))
 
+_BY_BACKEND = "by backend"
+
 
 @dataclass(frozen=True)
 class Float32Matmul:
@@ -26,8 +28,8 @@ class Float32Matmul:
     @contextmanager
     def set(self) -> Iterator[None]:
         """The setting, and the former one afterwards. It is the process's: other threads see it meanwhile."""
-        before = torch.get_float32_matmul_precision()
-        if before == self.setting:
+        before = _current()
+        if before in (self.setting, _BY_BACKEND):
             yield
             return
         torch.set_float32_matmul_precision(self.setting)
@@ -44,7 +46,7 @@ def choose_float32_matmul(device: torch.device, choice: str = "auto") -> Float32
     are measured to be as accurate as the default's, and only if torch is at its default; elsewhere, unchanged. Never on
     a GPU, where "medium" is TF32 or less.
     """
-    now = torch.get_float32_matmul_precision()
+    now = _current()
     if choice == "unchanged":
         return Float32Matmul(now, "as torch was set")
     if choice != "auto":
@@ -61,15 +63,22 @@ def choose_float32_matmul(device: torch.device, choice: str = "auto") -> Float32
     return Float32Matmul("medium", f"oneDNN, off by {error:.1e} on this CPU, the default by {default:.1e}")
 
 
+def _current() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch refuses to sum up what was set by its newer ``fp32_precision``
+        return _BY_BACKEND
+
+
 @functools.cache
 def matmul_error(setting: str) -> float:
     """The largest relative error of float32 products under `setting`, against float64, on a few shapes."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    with Float32Matmul(setting, "").set(), torch.no_grad():
+    with Float32Matmul(setting, "").set(), torch.no_grad(), torch.autocast("cpu", enabled=False):
         for rows, inner, columns in _SHAPES:
-            a = torch.randn(rows, inner, generator=generator)
-            b = torch.randn(columns, inner, generator=generator)
+            a = torch.randn(rows, inner, generator=generator, device="cpu", dtype=torch.float32)
+            b = torch.randn(columns, inner, generator=generator, device="cpu", dtype=torch.float32)
             exact = a.double() @ b.double().T
             size = torch.linalg.vector_norm(exact)
             for got in (torch.nn.functional.linear(a, b), a @ b.T.contiguous()):
