@@ -115,6 +115,47 @@ def test_a_limit_below_one_sample_is_said_and_samples_are_tried_alone(
     assert {samples for samples, _ in sizes} == {1}
 
 
+def test_another_limit_is_another_plan(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GradientCollector, "bytes_per_token", lambda self, batch: 2**20)
+    for mebibytes in (100, 50):
+        small["collect"]["memory_limit_gib"] = mebibytes / 1024
+        stores = run_collect(small)
+        assert plan_of(stores)["steps"] == [[0, mebibytes]]
+        next((stores / "pool").glob("*.gs")).unlink()
+
+
+def test_a_longest_sample_without_labels_is_not_taken_for_a_small_one(
+    small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small["model"]["max_length"] = 20
+    original, seen = GradientCollector.bytes_per_token, []
+
+    def asked(self: Any, batch: Any) -> int:
+        seen.append((int(batch["input_ids"].numel()), int((batch["labels"] != -100).sum())))
+        return original(self, batch)
+
+    monkeypatch.setattr(GradientCollector, "bytes_per_token", asked)
+    longest = Path(small["pool"]["sources"][0])
+    row = {"id": "x", "messages": [{"role": "user", "content": "a" * 40}, {"role": "assistant", "content": "b"}]}
+    longest.write_text(longest.read_text() + json.dumps(row) + "\n")
+    run_collect(small)
+    assert seen[0] == (20, 1)
+
+
+def test_a_model_that_takes_no_packed_batches_gets_padded_ones(
+    small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crosses(self: Any, *rest: Any) -> None:
+        raise CollectError("samples see each other")
+
+    monkeypatch.setattr(GradientCollector, "_try_packing", crosses)
+    listener = Listener()
+    stores = run_collect(small, listener)
+    assert plan_of(stores)["layout"] == "padded"
+    assert any("takes no packed ones: samples see each other" in line for line in listener.lines)
+    assert gs.Datastore.open(stores / "pool").complete
+
+
 def test_running_out_of_memory_halves_the_batch_and_goes_on(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gradsift.errors import ConfigError, GradsiftError
-from gradsift.pipeline import parse_config
+from gradsift.pipeline import parse_config, rundir
 from gradsift.pipeline.rundir import RunDirectory, differences
 
 
@@ -69,6 +69,22 @@ def test_what_a_killed_process_made_and_did_not_sync_is_synced(
     with directory.locked():
         stores = directory.root / "stores"
         assert synced == [str(path) for path in (directory.root.parent, directory.root, stores, stores / "c")]
+
+
+def test_a_step_that_another_process_finishes_meanwhile_is_done(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = directory.warmup
+    directory.begin(step, {"a": 1})
+    original = rundir.read_json
+
+    def slow(path: Path) -> Any:
+        if path.name == "begun.json":
+            directory.finish(step, {"a": 1})
+        return original(path)
+
+    monkeypatch.setattr(rundir, "read_json", slow)
+    assert directory.is_done(step, {"a": 1})
 
 
 def test_a_place_where_no_directory_can_be_is_refused(directory: RunDirectory, tmp_path: Path) -> None:

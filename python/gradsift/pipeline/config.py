@@ -118,13 +118,23 @@ class CollectConfig(_Section):
     dtype: Literal["bfloat16", "float16", "float32", "int8", "int4", "int1"] = Field(
         "bfloat16", description="of the stored rows; with int8, int4 or int1 the few rows of targets are float32"
     )
-    max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    max_tokens: int | Literal["auto"] = Field(
         "auto", description="tokens a batch, padding included; auto: as many as help and fit, kept for a resumed run"
     )
     memory_limit_gib: float | None = Field(
-        None, gt=0, description="what a batch may take beyond the model, for auto; half of the free memory if absent"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="what a batch may take beyond the model, for auto; half of the free memory if absent",
     )
     shard_rows: int = Field(256, ge=1, description="rows a shard: what an interrupted run loses at most")
+
+    @field_validator("max_tokens", mode="before")
+    @classmethod
+    def _tokens_are_counted(cls, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and value >= 1):
+            return value
+        raise ValueError(f'expected "auto" or an integer of at least 1, got {value!r}')
 
     @model_validator(mode="after")
     def _projection_is_valid(self) -> CollectConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class BatchSizer:
     """
 
     def __init__(self, limit_bytes: int | None = None) -> None:
-        self._limit = limit_bytes
+        self.limit_bytes = limit_bytes
         self._longest = self._bytes = 0
 
     def tokens(self, collector: GradientCollector, encoded: EncodedSet, layout: str, pad_id: int) -> tuple[int, str]:
@@ -48,6 +49,8 @@ class BatchSizer:
         longest = int(np.argmax(lengths))
         if int(lengths[longest]) > self._longest:
             batch = collate([encoded[longest]], pad_id=pad_id, layout=layout)
+            if not encoded[longest].label_tokens:  # cut off before its answer; in a batch it costs as others do
+                batch["labels"][..., -1] = batch["input_ids"][..., -1]
             try:
                 self._bytes = collector.bytes_per_token({name: tensor.to(device()) for name, tensor in batch.items()})
             except Exception as error:
@@ -55,7 +58,7 @@ class BatchSizer:
                     raise
                 raise _too_large(encoded[longest], str(error)) from error
             self._longest = int(lengths[longest])
-        limit = int(available_bytes(device()) * _SHARE_OF_FREE) if self._limit is None else self._limit
+        limit = int(available_bytes(device()) * _SHARE_OF_FREE) if self.limit_bytes is None else self.limit_bytes
         fits = limit // self._bytes
         tokens = max(1, min(fits, MOST_TOKENS[device().type]))
         text = f"{tokens} tokens a batch ({self._bytes / 2**20:.2f} MiB a token, {limit / 2**30:.1f} GiB to use)"
@@ -68,11 +71,12 @@ class BatchSizer:
 class BatchPlan:
     """Tokens a batch holds from a row on, kept beside the store: a resumed run makes the batches of the first.
 
-    `steps` is [[first row, tokens a batch], …], rising; the last at or before a shard's first row holds for the shard.
+    `asked` is ``max_tokens``, with the limit of memory where one is set. `steps` is [[first row, tokens a batch], …],
+    rising; the last at or before a shard's first row holds for the shard.
     """
 
     path: Path
-    asked: MaxTokens
+    asked: int | str
     layout: str
     steps: list[list[int]]
 
@@ -88,7 +92,7 @@ class BatchPlan:
 
     def publish(self) -> BatchPlan:
         """This plan, or the one that another process has written meanwhile."""
-        own = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        own = self.path.with_name(f".tmp-{uuid.uuid4().hex}")  # removed by the next run if this process is killed
         self._write_to(own)
         try:
             os.link(own, self.path)
@@ -107,9 +111,8 @@ class BatchPlan:
     def lower(self, row: int, tokens: int) -> None:
         """From `row` on, only so many."""
         written = self.read(self.path)
-        if written is not None:  # with what other processes have lowered
-            self.steps = written.steps
-        self.steps = sorted([step for step in self.steps if step[0] != row] + [[row, tokens]])
+        others = [] if written is None else written.steps
+        self.steps = sorted({step[0]: step for step in [*self.steps, *others, [row, tokens]]}.values())
         self.write()
 
 
@@ -133,10 +136,12 @@ def plan_batches(
     reporter: Reporter,
 ) -> BatchPlan:
     """The plan at `path` if it was made for what is `asked`, else a new one, written there."""
+    limit = sizer.limit_bytes
+    wish = asked if asked != "auto" or limit is None else f"auto, {limit} bytes"
     plan = BatchPlan.read(path)
-    if plan is not None and plan.asked == asked:
+    if plan is not None and plan.asked == wish:
         return plan
-    layout = "packed" if collector.prefers_packed else "padded"
+    layout = _layout(collector, encoded, pad_id, title, reporter)
     if asked == "auto":
         tokens, text = sizer.tokens(collector, encoded, layout, pad_id)
         reporter.say(f"{title}: {text}, {layout}")
@@ -144,7 +149,24 @@ def plan_batches(
         tokens = asked
     if plan is not None:
         path.unlink(missing_ok=True)
-    return BatchPlan(path, asked, layout, [[0, tokens]]).publish()
+    return BatchPlan(path, wish, layout, [[0, tokens]]).publish()
+
+
+def _layout(collector: GradientCollector, encoded: EncodedSet, pad_id: int, title: str, reporter: Reporter) -> str:
+    """Packed, where the model prefers that and two short samples show that it can."""
+    if not collector.prefers_packed:
+        return "padded"
+    order = np.argsort(encoded.lengths, kind="stable").tolist()
+    short = [encoded[i] for i in order if encoded[i].label_tokens][:2]
+    if len(short) < 2:
+        return "packed"
+    batch = collate(short, pad_id=pad_id, layout="packed")
+    try:
+        collector.try_packed({name: tensor.to(device()) for name, tensor in batch.items()})
+    except (CollectError, ValueError) as error:
+        reporter.say(f"{title}: padded batches, since this model takes no packed ones: {error}")
+        return "padded"
+    return "packed" if collector.prefers_packed else "padded"
 
 
 def fill_store(

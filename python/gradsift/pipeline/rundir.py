@@ -185,7 +185,13 @@ class RunDirectory:
         for name in ("step.json", "begun.json"):
             path = directory / name
             if path.is_file():
-                lines = differences(read_json(path), _plain(settings))
+                try:
+                    noted = read_json(path)
+                except GradsiftError as error:
+                    if isinstance(error.__cause__, FileNotFoundError):  # another process finished the step just now
+                        return self.is_done(directory, settings)
+                    raise
+                lines = differences(noted, _plain(settings))
                 if lines:
                     raise ConfigError(
                         f"{directory}: expected a step of this configuration, got one of another:\n  "
