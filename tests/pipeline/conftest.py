@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,3 +94,17 @@ def _record(tiny_model: Path, folder: Path) -> dict[str, object]:
         "train": {"epochs": 2, "seeds": [0, 1]},
         "evaluate": {"max_new_tokens": 6},
     }
+
+
+@pytest.fixture(scope="session")
+def as_toml() -> Callable[[dict[str, Any]], str]:
+    """A configuration record as the text of its file."""
+
+    def table(record: dict[str, Any], name: str = "") -> str:
+        # Strings, numbers, booleans and lists read the same in JSON and in TOML.
+        lines = [f"[{name}]"] if name else []
+        lines += [f"{key} = {json.dumps(value)}" for key, value in record.items() if not isinstance(value, dict)]
+        parts = [table(v, f"{name}.{k}" if name else k) for k, v in record.items() if isinstance(v, dict)]
+        return "\n".join([*lines, *parts]) + "\n"
+
+    return table

@@ -43,10 +43,10 @@ SEAMS = (
 class Job:
     """A configuration on disk, the server that runs commands on it, and what an uninterrupted run leaves."""
 
-    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
-        self.run_dir = Path(record["run_dir"])
+    def __init__(self, folder: Path, run_dir: Path, toml: str) -> None:
+        self.run_dir = run_dir
         self.config = folder / "config.toml"
-        self.config.write_text(toml(record), encoding="utf-8")
+        self.config.write_text(toml, encoding="utf-8")
         self.output = folder / "output.txt"
         source = str(Path(gs.__file__).parents[1])
         self._server = subprocess.Popen(
@@ -124,20 +124,12 @@ def digest(values: np.ndarray) -> str:
     return hashlib.sha256(values.tobytes()).hexdigest()
 
 
-def toml(record: dict[str, Any], name: str = "") -> str:
-    """Strings, numbers, booleans and lists read the same in JSON and in TOML."""
-    lines = [f"[{name}]"] if name else []
-    lines += [f"{key} = {json.dumps(value)}" for key, value in record.items() if not isinstance(value, dict)]
-    parts = [toml(v, f"{name}.{k}" if name else k) for k, v in record.items() if isinstance(v, dict)]
-    return "\n".join([*lines, *parts]) + "\n"
-
-
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory, make_record: Any) -> Any:
+def job(tmp_path_factory: pytest.TempPathFactory, make_record: Any, as_toml: Any) -> Any:
     folder = tmp_path_factory.mktemp("kills")
     record = make_record(folder)
     record["collect"]["shard_rows"] = 3
-    job = Job(folder, record)
+    job = Job(folder, Path(record["run_dir"]), as_toml(record))
     yield job
     job.close()
 

@@ -96,11 +96,13 @@ def test_collectors_make_every_sample_once_and_take_over_what_a_killed_one_had(s
 
 
 @pytest.mark.slow
-def test_the_collect_command_run_twice_at_once_shares_the_work(start: Any, make_record: Any, tmp_path: Path) -> None:
+def test_the_collect_command_run_twice_at_once_shares_the_work(
+    start: Any, make_record: Any, as_toml: Any, tmp_path: Path
+) -> None:
     outputs = {}
     for name, count in (("one", 1), ("two", 2)):
         record = make_record(tmp_path / name)
-        (tmp_path / name / "config.toml").write_text(toml(record), encoding="utf-8")
+        (tmp_path / name / "config.toml").write_text(as_toml(record), encoding="utf-8")
         command = ("-m", "gradsift", "collect", tmp_path / name / "config.toml")
         processes = [start(*command) for _ in range(count)]
         outputs[name] = [ended(process) for process in processes]
@@ -139,13 +141,3 @@ def test_what_a_dead_process_half_wrote_is_cleared_by_the_first_collector_alone(
         orphan.write_text("of a process at work")
         with directory.shared(print):
             assert orphan.exists()
-
-
-def toml(record: dict[str, Any], name: str = "") -> str:
-    """Strings, numbers, booleans and lists read the same in JSON and in TOML."""
-    import json
-
-    lines = [f"[{name}]"] if name else []
-    lines += [f"{key} = {json.dumps(value)}" for key, value in record.items() if not isinstance(value, dict)]
-    parts = [toml(v, f"{name}.{k}" if name else k) for k, v in record.items() if isinstance(v, dict)]
-    return "\n".join([*lines, *parts]) + "\n"

@@ -286,7 +286,7 @@ def _tensors(
 def give_back() -> None:
     """Returns to the system what allocators keep: the C library's on Linux, and torch's of a GPU's memory.
 
-    Batches of ever other lengths leave holes in the heap: two layers of SmolLM2 grew from 0.7 to 1.6 GiB in 60 batches.
+    Batches of ever other lengths leave holes in the heap (docs/collector.md has how fast it grows).
     """
     import ctypes
 
