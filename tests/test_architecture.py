@@ -1,6 +1,7 @@
 """Which part may import which: the arrows of docs/architecture.md, read off the source."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,10 +29,11 @@ MAY_IMPORT = {
 }
 EXTRAS = {
     "torch", "transformers", "peft", "datasets", "accelerate", "safetensors", "tokenizers", "pyarrow", "gguf",
-    "fsspec", "s3fs"
+    "fsspec", "s3fs", "triton",
 }  # fmt: skip
 # Extras a part may use at all; what is not listed uses none.
 MAY_USE = {
+    "backends": {"torch", "triton"},
     "collector": {"torch", "transformers", "peft", "safetensors"},
     "data": {"torch", "datasets", "pyarrow"},
     "datastore/_remote.py": {"fsspec"},
@@ -41,9 +43,12 @@ MAY_USE = {
     "pipeline": {"torch", "transformers", "peft", "datasets", "accelerate", "safetensors"},
     "cli": {"torch"},
     "ops/torch_ops.py": {"torch"},
+    "gpu": {"torch", "triton"},
 }
 # Parts that are imported only once torch is wanted; elsewhere extras are imported inside the functions that use them.
 TORCH_AT_THE_TOP = {"collector", "ops/torch_ops.py"}
+# Backends that read CUDA tensors: the dispatcher imports them once it is handed one.
+GPU_MODULES = re.compile(r"ops/\w+/(triton\w*|cuda)\.py")
 
 
 def sources():
@@ -92,11 +97,11 @@ def test_imports_follow_the_arrows(path):
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_extras_are_used_only_where_they_belong_and_imported_late(path):
     relative = path.relative_to(ROOT).as_posix()
-    key = relative if relative in MAY_USE else part_of(path)
+    key = "gpu" if GPU_MODULES.fullmatch(relative) else relative if relative in MAY_USE else part_of(path)
     used = {name.split(".")[0] for name, _ in imports(path)} & EXTRAS
     assert used <= MAY_USE.get(key, set())
     early = {name.split(".")[0] for name, at_import in imports(path) if at_import} & EXTRAS
-    assert early <= ({"torch"} if key in TORCH_AT_THE_TOP else set())
+    assert early <= (MAY_USE["gpu"] if key == "gpu" else {"torch"} if key in TORCH_AT_THE_TOP else set())
 
 
 def test_the_checks_above_see_imports_of_every_form(tmp_path, monkeypatch):

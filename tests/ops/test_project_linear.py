@@ -378,7 +378,7 @@ BAD = {
     "device": (
         {"activations": torch.zeros(2, 3, 5, device="meta")},
         ValueError,
-        "activations: expected a tensor on the CPU, got device meta; no other backend runs here",
+        "activations: expected a tensor on the CPU or a CUDA device, got device meta; move it to one",
     ),
     "sparse": (
         {"activations": torch.zeros(2, 3, 5).to_sparse()},
@@ -392,7 +392,7 @@ BAD = {
     "backend": (
         {"backend": "gpu"},
         ValueError,
-        "backend: expected one of ('auto', 'cpu', 'reference'), got 'gpu'",
+        "backend: expected one of ('auto', 'triton', 'cpu', 'reference'), got 'gpu'",
     ),
     "threads type": ({"threads": 1.0}, TypeError, "threads: expected an int or None, got float"),
     "threads": ({"threads": 0}, ValueError, "threads: expected at least 1, got 0"),

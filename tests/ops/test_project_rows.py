@@ -296,7 +296,7 @@ BAD = {
     "device": (
         {"grads": torch.zeros(2, 4, 5, device="meta")},
         ValueError,
-        "grads: expected a tensor on the CPU, got device meta; no other backend runs here",
+        "grads: expected a tensor on the CPU or a CUDA device, got device meta; move it to one",
     ),
     "moments shape": (
         {"gamma": Gamma.adam(), "moments": (np.zeros((20,), np.float32),) * 2},
@@ -306,7 +306,8 @@ BAD = {
     "backend": (
         {"backend": "cuda"},
         ValueError,
-        "backend: expected one of ('auto', 'cpu', 'reference'), got 'cuda'",
+        "backend: expected one of ('cpu', 'reference') for arrays on device 'cpu', got 'cuda'; "
+        "move the arrays, or leave the choice to 'auto'",
     ),
     "out": ({"out": np.zeros((3, 1024), np.float32)}, ValueError, "out: expected shape (2, 1024), got (3, 1024)"),
     "offsets alone": (

@@ -16,9 +16,10 @@ import numpy as np
 from gradsift.specs import Gamma, ProjectionSpec
 
 Array: TypeAlias = Any
-"""A NumPy array or a torch tensor in CPU memory."""
+"""A NumPy array or a torch tensor, in CPU memory or on a CUDA device."""
 
 FLOAT_DTYPES = ("float32", "bfloat16")
+CUDA_FLOAT_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def is_tensor(value: object) -> bool:
@@ -59,21 +60,42 @@ def check_dtype(name: str, array: Array, dtypes: Sequence[str]) -> None:
         raise TypeError(f"{name}: expected dtype {' or '.join(dtypes)}, got {dtype_name(array)}; convert it first")
 
 
-def check_device(name: str, array: Array) -> None:
+def device_of(array: Array) -> str:
+    """``"cpu"``, or a CUDA device with its number: ``"cuda:0"``."""
+    return str(array.device) if is_tensor(array) else "cpu"
+
+
+def device_type(name: str, array: Array) -> str:
+    """``"cpu"`` or ``"cuda"``: what a backend is chosen by."""
+    check_type(name, array)
+    kind = device_of(array).split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"{name}: expected a tensor on the CPU or a CUDA device, got device {kind}; move it to one")
+    return kind
+
+
+def float_dtypes(array: Array) -> tuple[str, ...]:
+    """What the projections read where `array` lies: CPUs have no arithmetic of float16 worth having."""
+    return CUDA_FLOAT_DTYPES if device_of(array) != "cpu" else FLOAT_DTYPES
+
+
+def check_device(name: str, array: Array, device: str | None = None) -> None:
+    """`device`: where it has to lie, for operands after the first."""
+    if device is not None and device_of(array) != device:
+        raise ValueError(f"{name}: expected device {device} as the others have, got {device_of(array)}; move it there")
+    device_type(name, array)
     if not is_tensor(array):
         return
-    if array.device.type != "cpu":
-        raise ValueError(f"{name}: expected a tensor on the CPU, got device {array.device}; no other backend runs here")
     if str(array.layout) != "torch.strided":
         raise TypeError(f"{name}: expected a strided tensor, got layout {array.layout}; call .to_dense()")
 
 
-def check_array(name: str, value: Array, *, shape: str, ndim: int, dtypes: Sequence[str] = FLOAT_DTYPES) -> None:
-    """`shape` is how the message writes the expected shape, such as ``(B, T, d_in)``."""
+def check_array(name: str, value: Array, *, shape: str, ndim: int, dtypes: Sequence[str] | None = None) -> None:
+    """`shape` is how the message writes it, such as ``(B, T, d_in)``; `dtypes` are by default `float_dtypes`."""
     check_type(name, value)
     if len(value.shape) != ndim:
         raise ValueError(f"{name}: expected shape {shape}, got {shape_of(value)}")
-    check_dtype(name, value, dtypes)
+    check_dtype(name, value, float_dtypes(value) if dtypes is None else dtypes)
     check_device(name, value)
 
 
@@ -83,6 +105,7 @@ def check_alike(name: str, value: Array, like_name: str, like: Array) -> None:
         raise TypeError(f"{name}: expected a {type_name(like)} like {like_name}, got {type_name(value)}")
     if dtype_name(value) != dtype_name(like):
         raise TypeError(f"{name}: expected dtype {dtype_name(like)} like {like_name}, got {dtype_name(value)}")
+    check_device(name, value, device_of(like))
 
 
 def check_names(spec: object, param: object, gamma: object) -> Gamma:
@@ -110,7 +133,10 @@ def check_threads(threads: object) -> None:
 
 
 def check_offsets(name: str, value: Array, total_name: str, total: int) -> np.ndarray:
-    """Offsets (B+1) that start at 0, never fall and end at `total`, as NumPy int64."""
+    """Offsets (B+1) that start at 0, never fall and end at `total`, as NumPy int64.
+
+    Those on a CUDA device are copied to the CPU, which waits for it.
+    """
     offsets = _check_integers(name, value, "(B + 1,)")
     if offsets.size == 0:
         raise ValueError(f"{name}: expected at least one offset, got shape (0,)")
@@ -153,10 +179,14 @@ def _check_integers(name: str, value: Array, shape: str) -> np.ndarray:
         raise ValueError(f"{name}: expected shape {shape}, got {shape_of(value)}")
     check_dtype(name, value, ("int64", "int32"))
     check_device(name, value)
+    if is_tensor(value):
+        value = value.cpu()
     return np.ascontiguousarray(numpy_view(value), dtype=np.int64)
 
 
-def check_moments(moments: object, gamma: Gamma, param: str, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
+def check_moments(
+    moments: object, gamma: Gamma, param: str, shape: tuple[int, ...], device: str
+) -> tuple[Array, Array] | None:
     """(exp_avg, exp_avg_sq) of `shape` where Γ reads them, nothing where it does not."""
     if not gamma.needs_moments:
         if moments is not None:
@@ -176,7 +206,7 @@ def check_moments(moments: object, gamma: Gamma, param: str, shape: tuple[int, .
         if shape_of(value) != shape:
             raise ValueError(f"{name}: expected shape {shape} of {param!r}, got {shape_of(value)}")
         check_dtype(name, value, FLOAT_DTYPES)
-        check_device(name, value)
+        check_device(name, value, device)
     check_alike("moments[1] (exp_avg_sq)", moments[1], "moments[0] (exp_avg)", moments[0])
     return moments[0], moments[1]
 
@@ -196,7 +226,8 @@ def check_outputs(
         raise ValueError("out: expected an array to add to, since accumulate is True, got None")
     if out is None and norms is None:
         return
-    taken = [("an input", numpy_view(array)) for array in inputs]
+    device = device_of(inputs[0])
+    taken = [("an input", _span(array)) for array in inputs]
     for name, value, shape, dtype in (
         ("out", out, (batch, proj_dim), "float32"),
         ("norms", norms, (batch, 2), "float64"),
@@ -207,26 +238,45 @@ def check_outputs(
         if shape_of(value) != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {shape_of(value)}")
         check_dtype(name, value, (dtype,))
-        check_device(name, value)
+        check_device(name, value, device)
         if is_tensor(value) and value.requires_grad:
             raise ValueError(
                 f"{name}: expected a tensor without gradient tracking, got requires_grad=True; pass it detached"
             )
-        view = numpy_view(value)
-        _check_writable(name, view)
+        _check_writable(name, value)
+        span = _span(value)
         for what, other in taken:
-            if np.may_share_memory(view, other):
+            if span[0] < other[1] and other[0] < span[1]:
                 raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {what}")
-        taken.append((name, view))
+        taken.append((name, span))
 
 
-def _check_writable(name: str, view: np.ndarray) -> None:
-    if not view.flags.writeable:
-        raise ValueError(f"{name}: expected a writable array, got a read-only one")
-    if not view.flags.aligned:
-        raise ValueError(f"{name}: expected an aligned array, got one at an address that its dtype does not divide")
-    rows, columns = view.shape
-    row_stride, column_stride = (s // view.itemsize for s in view.strides)
+def _strides(array: Array) -> tuple[int, ...]:
+    """In elements."""
+    if is_tensor(array):
+        return tuple(int(stride) for stride in array.stride())
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def _span(array: Array) -> tuple[int, int]:
+    """The addresses from the first byte of `array` to the one after its last; none where it is empty."""
+    size = array.element_size() if is_tensor(array) else array.itemsize
+    address = int(array.data_ptr()) if is_tensor(array) else int(array.ctypes.data)
+    if 0 in array.shape:
+        return address, address
+    reach = [int(stride) * size for stride in array.stride()] if is_tensor(array) else array.strides
+    steps = [(n - 1) * stride for n, stride in zip(array.shape, reach, strict=True)]
+    return address + sum(min(s, 0) for s in steps), address + sum(max(s, 0) for s in steps) + size
+
+
+def _check_writable(name: str, array: Array) -> None:
+    if not is_tensor(array):  # torch's tensors are aligned, and say nothing of read-only memory
+        if not array.flags.writeable:
+            raise ValueError(f"{name}: expected a writable array, got a read-only one")
+        if not array.flags.aligned:
+            raise ValueError(f"{name}: expected an aligned array, got one at an address that its dtype does not divide")
+    rows, columns = array.shape
+    row_stride, column_stride = _strides(array)
     if (columns > 1 and rows and column_stride != 1) or (rows > 1 and row_stride < columns):
         raise ValueError(
             f"{name}: expected contiguous rows that do not overlap, "
@@ -251,10 +301,10 @@ def to_float64(array: Array) -> np.ndarray:
 
 
 def allocate_out(like: Array, batch: int, proj_dim: int) -> Array:
-    """An uninitialised (B, P) float32 array of the family of `like`."""
+    """An uninitialised (B, P) float32 array of the family of `like`, on its device."""
     if is_tensor(like):
         torch = sys.modules["torch"]
-        return torch.empty((batch, proj_dim), dtype=torch.float32)
+        return torch.empty((batch, proj_dim), dtype=torch.float32, device=like.device)
     return np.empty((batch, proj_dim), dtype=np.float32)
 
 

@@ -9,12 +9,12 @@ from functools import cache
 from gradsift import backends
 
 
-def implementation(op: str, backend: str, name: str | None = None) -> Callable[..., None]:
+def implementation(op: str, backend: str, device: str, name: str | None = None) -> Callable[..., None]:
     """The function `name` (by default `op`) of the module ``gradsift.ops.<op>.<backend>``.
 
-    "auto" is what `gradsift.backends` chooses.
+    `backend` and `device` ("cpu" or "cuda") are what `gradsift.backends.choose` takes.
     """
-    return _function(f"gradsift.ops.{op}.{backends.choose(op, backend)}", name or op)
+    return _function(f"gradsift.ops.{op}.{backends.choose(op, backend, device)}", name or op)
 
 
 @cache

@@ -31,9 +31,9 @@ def project_linear(
 
     Parameters
     ----------
-    activations : array, shape (B, T, d_in), or (N, d_in) with `cu_seqlens`; float32 or bfloat16
-        Input of the layer: a NumPy array or a torch tensor on the CPU, any strides.
-    output_grads : array, shape (B, T, d_out) or (N, d_out); family and dtype of `activations`
+    activations : array, shape (B, T, d_in), or (N, d_in) with `cu_seqlens`; float32, bfloat16, on CUDA float16
+        Input of the layer: a NumPy array or a torch tensor, in CPU memory or on a CUDA device, any strides.
+    output_grads : array, shape (B, T, d_out) or (N, d_out); family, dtype and device of `activations`
         Gradient of the sum over samples of each sample's own loss, at the layer's output. A mean over the batch would
         scale every sketch by 1/B; padding positions must be zero.
     spec : ProjectionSpec
@@ -41,7 +41,7 @@ def project_linear(
         Canonical name of the weight (`gradsift.canonical_name`): parameters of different names use different matrices.
     cu_seqlens : integer array, shape (B + 1,), optional
         Sample b owns tokens ``cu_seqlens[b]:cu_seqlens[b + 1]``. A sample may have none: its gradient is zero, and Γ
-        still applies (Adam's momentum decays).
+        still applies (Adam's momentum decays). Read on the CPU: a CUDA tensor is copied, which waits for the device.
     gamma : Gamma, optional
         The map Γ; None is ``Gamma.sgd()``, the gradient itself.
     moments : (exp_avg, exp_avg_sq), each (d_out, d_in), float32 or bfloat16
@@ -52,7 +52,7 @@ def project_linear(
         Receives, or is added, the squared norms ``‖G_b‖²`` and ``‖Γ(G_b)‖²`` before projection.
     accumulate : bool
         Add to `out` and `norms`: the sketch of a model is the sum over its parameters.
-    backend : {"auto", "cpu", "reference"}
+    backend : {"auto", "triton", "cpu", "reference"}
         Changes speed, never R. ``gradsift.backends.explain("project_linear")`` says what "auto" takes.
     threads : int, optional
         Threads of the ``"cpu"`` backend; the result has the same bits for every number.
@@ -60,21 +60,21 @@ def project_linear(
     Returns
     -------
     array, shape (B, P), float32
-        `out`, or a new array of the family of `activations`.
+        `out`, or a new array of the family of `activations`, on its device.
 
     Raises
     ------
     TypeError, ValueError
         An argument is not what is written above; the message says which and how.
     BackendUnavailableError
-        The named backend cannot run here.
+        No backend that reads the device of `activations` can run here, or the named one cannot.
 
     Notes
     -----
     ``"cpu"`` accumulates in float32; ``"reference"`` works in float64 and forms every G_b. Error budgets, and how norms
     are summed: docs/numerics.md. Costs about B·T·d_in·d_out multiply-adds and B·d_in·d_out evaluations of Γ.
     """
-    run = implementation("project_linear", backend)
+    run = implementation("project_linear", backend, _arrays.device_type("activations", activations))
     gamma = _arrays.check_names(spec, param, gamma)
     offsets = None
     if cu_seqlens is None:
@@ -94,7 +94,7 @@ def project_linear(
         offsets = _arrays.check_offsets("cu_seqlens", cu_seqlens, "the tokens of activations", tokens[0])
     batch = tokens[0] if offsets is None else offsets.size - 1
     shape = (int(output_grads.shape[-1]), int(activations.shape[-1]))
-    moments = _arrays.check_moments(moments, gamma, param, shape)
+    moments = _arrays.check_moments(moments, gamma, param, shape, _arrays.device_of(activations))
     inputs = (activations, output_grads, *(moments or ()))
     _arrays.check_outputs(out, norms, accumulate=accumulate, batch=batch, proj_dim=spec.proj_dim, inputs=inputs)
     _arrays.check_threads(threads)

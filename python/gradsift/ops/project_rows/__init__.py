@@ -32,9 +32,9 @@ def project_rows(
 
     Parameters
     ----------
-    grads : array, shape (B, *shape), float32 or bfloat16
-        A NumPy array or a torch tensor on the CPU, any strides. With `row_ids`: (R, d_in), the rows of all samples
-        one after the other.
+    grads : array, shape (B, *shape), float32, bfloat16, on CUDA float16
+        A NumPy array or a torch tensor, in CPU memory or on a CUDA device, any strides. With `row_ids`: (R, d_in), the
+        rows of all samples one after the other.
     spec : ProjectionSpec
     param : str
         Canonical name of the parameter (`gradsift.canonical_name`).
@@ -50,14 +50,14 @@ def project_rows(
         are zero and are **not** sketched: sketch and ``‖Γ‖²`` are those of the listed rows alone, which is the whole
         only where Γ(0) = 0. A caller with momentum adds ``R · vec(Γ(0))`` of the rows that are not listed.
     cu_seqlens : integer array, shape (B + 1,)
-        Given exactly with `row_ids`.
+        Given exactly with `row_ids`. Both are read on the CPU: a CUDA tensor is copied, which waits for the device.
     out : array, shape (B, P), float32, optional
         Overwritten, or added to if `accumulate`. Rows contiguous; must not overlap an input.
     norms : array, shape (B, 2), float64, optional
         Receives, or is added, ``‖g_b‖²`` and ``‖Γ(g_b)‖²`` before projection.
     accumulate : bool
         Add to `out` and `norms`: the sketch of a model is the sum over its parameters.
-    backend : {"auto", "cpu", "reference"}
+    backend : {"auto", "cuda", "cpu", "reference"}
         Changes speed, never R. ``gradsift.backends.explain("project_rows")`` says what "auto" takes.
     threads : int, optional
         Threads of the ``"cpu"`` backend; the result has the same bits for every number.
@@ -65,21 +65,21 @@ def project_rows(
     Returns
     -------
     array, shape (B, P), float32
-        `out`, or a new array of the family of `grads`.
+        `out`, or a new array of the family of `grads`, on its device.
 
     Raises
     ------
     TypeError, ValueError
         An argument is not what is written above; the message says which and how.
     BackendUnavailableError
-        The named backend cannot run here.
+        No backend that reads the device of `grads` can run here, or the named one cannot.
 
     Notes
     -----
     Sums in float32 (``"cpu"``) or float64 (``"reference"``); budgets in docs/numerics.md. Reads each gradient once
     and writes B·P numbers.
     """
-    run = implementation("project_rows", backend)
+    run = implementation("project_rows", backend, _arrays.device_type("grads", grads))
     gamma = _arrays.check_names(spec, param, gamma)
     if shape is not None and not isinstance(shape, (tuple, list)):
         raise TypeError(f"shape: expected a tuple of int, got {_arrays.type_name(shape)}")
@@ -106,7 +106,7 @@ def project_rows(
         ids = _arrays.check_row_ids(row_ids, int(grads.shape[0]), own_shape[0], offsets)
         batch = offsets.size - 1
     matrix = matrix_shape(own_shape)
-    moments = _arrays.check_moments(moments, gamma, param, own_shape)
+    moments = _arrays.check_moments(moments, gamma, param, own_shape, _arrays.device_of(grads))
     inputs = (grads, *(moments or ()))
     _arrays.check_outputs(out, norms, accumulate=accumulate, batch=batch, proj_dim=spec.proj_dim, inputs=inputs)
     _arrays.check_threads(threads)

@@ -70,7 +70,7 @@ def quantise_rows(
     _arrays.check_array("rows", rows, shape="(n, P)", ndim=2, dtypes=("float32",))
     n, proj_dim = _arrays.shape_of(rows)
     _check("rows", proj_dim, bits, seed, threads)
-    run = implementation("quantise", backend, "quantise_rows")
+    run = implementation("quantise", backend, _arrays.device_type("rows", rows), "quantise_rows")
     found = QuantisedRows(
         np.empty((n, proj_dim * bits // 8), np.uint8), np.empty(n, np.float32), np.empty(n, np.float64)
     )
@@ -119,7 +119,7 @@ def dequantise_rows(
         raise ValueError(f"scales: expected shape ({n},) to match codes, got {_arrays.shape_of(scales)}")
     inputs = (codes, scales)
     _arrays.check_outputs(out, None, accumulate=False, batch=n, proj_dim=proj_dim, inputs=inputs)
-    run = implementation("quantise", backend, "dequantise_rows")
+    run = implementation("quantise", backend, _arrays.device_type("codes", codes), "dequantise_rows")
     result = np.empty((n, proj_dim), np.float32) if out is None else out
     numbers = np.ascontiguousarray(_arrays.numpy_view(scales))
     run(rows_view(codes), numbers, bits, seed, _arrays.numpy_view(result), threads)
