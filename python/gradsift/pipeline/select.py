@@ -8,7 +8,7 @@ from typing import Any
 from gradsift.datastore import Datastore
 from gradsift.pipeline.collect import collect
 from gradsift.pipeline.run import Run
-from gradsift.pipeline.samples import subtask_names
+from gradsift.pipeline.samples import source_name, subtask_names
 from gradsift.pipeline.training import checkpoint_record
 from gradsift.selection import select
 from gradsift.specs import digest_of
@@ -62,6 +62,7 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
             progress=progress,
             **run.config.select.budget(),
         )
+    result = result.with_sources([source_name(sample) for sample in run.pool.samples])
     (directory / "step.json").unlink(missing_ok=True)
     result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
     run.directory.finish(directory, settings)
@@ -78,4 +79,4 @@ def summary_lines(name: str, result: Any) -> list[str]:
         lines.append("  left out: " + ", ".join(f"{n} {k.removeprefix('excluded_')}" for k, n in excluded.items()))
     if len(result.scores):
         lines.append(f"  influence from {result.scores.max():.4f} down to {result.scores.min():.4f}")
-    return lines
+    return lines + [f"  warning: {text}" for text in result.diagnostics["warnings"]]

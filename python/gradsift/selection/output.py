@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -68,6 +69,28 @@ class Selection:
     def __repr__(self) -> str:
         how = self.record["settings"]
         return f"<Selection: {len(self)} of {self.counts['pool']} by {how['selector']}, reduce={how['reduce']!r}>"
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """How far the selection can be trusted, as ``selection.json`` has it; docs/scoring.md explains each figure.
+
+        ``spread`` (mean and standard deviation of the scores at each checkpoint for each subtask, and what is left of
+        it without the projection's noise), ``influence`` (the same of what rows are ranked by), ``implied_recall`` (of
+        the true top, by ``proj_dim``), ``score_length_spearman``, ``flagged`` (share of the pool, by reason),
+        ``sources`` (samples by where they come from; None unless `with_sources` told), ``warnings`` (sentences).
+        """
+        found: dict[str, Any] = self.record["diagnostics"]
+        return found
+
+    def with_sources(self, names: Sequence[str]) -> Selection:
+        """The same selection, whose diagnostics count samples by source: `names` has one for each row of the pool."""
+        if len(names) != self.counts["pool"]:
+            raise ValueError(f"names: expected {self.counts['pool']}, one a row of the pool, got {len(names)}")
+        counts = {
+            "pool": dict(Counter(names).most_common()),
+            "selected": dict(Counter(names[i] for i in self.positions.tolist()).most_common()),
+        }
+        return replace(self, record=self.record | {"diagnostics": self.diagnostics | {"sources": counts}})
 
     def to_jsonl(self, path: str | os.PathLike[str], samples: Samples, *, prefix: str = "") -> None:
         """Writes the selected records, best first, each as it was read plus three keys.

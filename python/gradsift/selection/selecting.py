@@ -10,10 +10,12 @@ import numpy as np
 
 import gradsift
 from gradsift.errors import DataError
+from gradsift.selection.diagnostics import diagnose
+from gradsift.selection.distributions import distributions
 from gradsift.selection.influence import checkpoint_weights, target_columns
 from gradsift.selection.measures import pool_measures
 from gradsift.selection.output import Selection
-from gradsift.selection.scan import EXCLUDED_BECAUSE, scan
+from gradsift.selection.scan import EXCLUDED_BECAUSE, ScoreSample, scan
 from gradsift.selection.selectors import make_selector, selection_size
 from gradsift.selection.sources import (
     SampleId,
@@ -126,9 +128,18 @@ def select(
     eta, weights_from = checkpoint_weights(weights, pool_sources)
     columns = target_columns(target_sources, target_ids, subtasks, reduce)
     chooser = make_selector(selector, count=wanted, n_columns=len(columns.names), reduce=reduce, seed=seed)
+    sample = ScoreSample(n_rows, len(pool_sources), len(columns.names))
 
     pool = scan(
-        pool_sources, n_rows, columns, eta, reduce=reduce, observer=chooser, keep_scores=keep_scores, progress=progress
+        pool_sources,
+        n_rows,
+        columns,
+        eta,
+        reduce=reduce,
+        observer=chooser,
+        sample=sample,
+        keep_scores=keep_scores,
+        progress=progress,
     )
     excluded = {f"excluded_{reason}": n for reason, n in pool.excluded().items()}
     eligible = pool.reason == 0
@@ -139,6 +150,8 @@ def select(
             "check the labels and the loss of the samples"
         )
     choice = chooser.choose(pool, pool_ids)
+    described = [describe(source) for source in pool_sources]
+    checkpoints = [str(d.get("checkpoint", {}).get("name", c)) for c, d in enumerate(described)]
     return Selection(
         ids=[i for i in map(pool_ids.__getitem__, choice.positions.tolist()) if i is not None],
         positions=choice.positions,
@@ -167,7 +180,7 @@ def select(
                 "allow_partial": allow_partial,
                 "targets_per_subtask": columns.sizes,
             },
-            "candidates": [describe(source) for source in pool_sources],
+            "candidates": described,
             "targets": [describe(source) for source in target_sources],
             "ids_digest": {"candidates": ids_digest(pool_ids), "targets": ids_digest(target_ids)},
             "versions": {
@@ -176,6 +189,10 @@ def select(
                 "python": sys.version.split()[0],
             },
             "pool": pool_measures(pool.influence[eligible], pool.tokens[eligible]),
+            "diagnostics": diagnose(
+                pool, sample, columns, eta, reduce=reduce, selected=len(choice.positions), checkpoints=checkpoints
+            ),
+            "distributions": distributions(pool, sample, columns, eta, choice.positions, pool_ids),
         },
         influence=pool.influence,
         subtask_scores=pool.scores,
