@@ -12,21 +12,12 @@ import gradsift
 from gradsift.errors import DataError
 from gradsift.selection.diagnostics import diagnose
 from gradsift.selection.distributions import distributions
-from gradsift.selection.influence import checkpoint_weights, target_columns
 from gradsift.selection.measures import pool_measures
 from gradsift.selection.output import Selection
+from gradsift.selection.problem import pose
 from gradsift.selection.scan import EXCLUDED_BECAUSE, ScoreSample, scan
 from gradsift.selection.selectors import make_selector, selection_size
-from gradsift.selection.sources import (
-    SampleId,
-    check_complete,
-    check_ids,
-    check_pair,
-    describe,
-    ids_digest,
-    open_sources,
-    row_ids,
-)
+from gradsift.selection.sources import SampleId, describe, ids_digest
 
 
 def select(
@@ -102,36 +93,15 @@ def select(
     some 100 bytes a row more while it chooses and measures after the scan, one window of at most 32 MiB a checkpoint,
     the M·P targets, and what `selector` and `keep_scores` add; never N·M.
     """
-    pool_sources = open_sources("candidates", candidates, check_ids(ids))
-    target_sources = open_sources("targets", targets, join=True)
-    if len(pool_sources) != len(target_sources):
-        raise ValueError(
-            f"targets: expected {len(pool_sources)}, one per checkpoint as candidates, got {len(target_sources)}"
-        )
-    for c, (pool_source, target_source) in enumerate(zip(pool_sources, target_sources, strict=True)):
-        check_pair(f"candidates[{c}]", pool_source, f"targets[{c}]", target_source)
-    check_complete("targets", target_sources, advice="resume collecting")
-    if not allow_partial:
-        check_complete(
-            "candidates",
-            pool_sources,
-            advice="resume collecting, or pass allow_partial=True to select among the rows that are there",
-        )
-    target_ids = [i for i in row_ids("targets", target_sources, allow_partial=False) if i is not None]
-    pool_ids = row_ids("candidates", pool_sources, allow_partial=allow_partial)
+    problem = pose(candidates, targets, weights, reduce=reduce, subtasks=subtasks, ids=ids, allow_partial=allow_partial)
+    pool_ids, columns, eta = problem.ids, problem.columns, problem.weights
     n_rows = len(pool_ids)
-    if n_rows == 0:
-        raise ValueError(
-            "candidates: expected at least one row, got an empty pool; check that collecting found samples"
-        )
     wanted = selection_size(fraction, count, n_rows)
-    eta, weights_from = checkpoint_weights(weights, pool_sources)
-    columns = target_columns(target_sources, target_ids, subtasks, reduce)
     chooser = make_selector(selector, count=wanted, n_columns=len(columns.names), reduce=reduce, seed=seed)
-    sample = ScoreSample(n_rows, len(pool_sources), len(columns.names))
+    sample = ScoreSample(n_rows, len(problem.candidates), len(columns.names))
 
     pool = scan(
-        pool_sources,
+        problem.candidates,
         n_rows,
         columns,
         eta,
@@ -150,8 +120,6 @@ def select(
             "check the labels and the loss of the samples"
         )
     choice = chooser.choose(pool, pool_ids)
-    described = [describe(source) for source in pool_sources]
-    checkpoints = [str(d.get("checkpoint", {}).get("name", c)) for c, d in enumerate(described)]
     return Selection(
         ids=[i for i in map(pool_ids.__getitem__, choice.positions.tolist()) if i is not None],
         positions=choice.positions,
@@ -175,14 +143,14 @@ def select(
                 "fraction": fraction,
                 "count": count,
                 "weights": eta.tolist(),
-                "weights_from": weights_from,
+                "weights_from": problem.weights_from,
                 "seed": seed if selector == "random" else None,
                 "allow_partial": allow_partial,
                 "targets_per_subtask": columns.sizes,
             },
-            "candidates": described,
-            "targets": [describe(source) for source in target_sources],
-            "ids_digest": {"candidates": ids_digest(pool_ids), "targets": ids_digest(target_ids)},
+            "candidates": [describe(source) for source in problem.candidates],
+            "targets": [describe(source) for source in problem.targets],
+            "ids_digest": {"candidates": ids_digest(pool_ids), "targets": ids_digest(problem.target_ids)},
             "versions": {
                 "gradsift": gradsift.__version__,
                 "numpy": np.__version__,
@@ -190,7 +158,13 @@ def select(
             },
             "pool": pool_measures(pool.influence[eligible], pool.tokens[eligible]),
             "diagnostics": diagnose(
-                pool, sample, columns, eta, reduce=reduce, selected=len(choice.positions), checkpoints=checkpoints
+                pool,
+                sample,
+                columns,
+                eta,
+                reduce=reduce,
+                selected=len(choice.positions),
+                checkpoints=problem.checkpoints,
             ),
             "distributions": distributions(pool, sample, columns, eta, choice.positions, pool_ids),
         },
