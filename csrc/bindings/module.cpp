@@ -16,6 +16,7 @@
 #include "project_rows/project_rows.h"
 #include "quantise/quantise.h"
 #include "round_rows/round_rows.h"
+#include "score_rows/score_rows.h"
 
 namespace py = pybind11;
 
@@ -152,6 +153,34 @@ void bind_round_rows(uintptr_t rows, int64_t n, int64_t cols, int64_t stride, ui
     round_rows({pointer<const float>(rows), n, cols, stride, pointer<uint16_t>(out), pointer<uint32_t>(largest)});
 }
 
+std::unique_ptr<ScoreTargets> bind_score_targets(const MatrixTuple& targets, int64_t columns, int64_t proj_dim,
+                                                 int format, uint64_t seed) {
+    const auto view = matrix_view<const float>(targets, columns, proj_dim);
+    return std::make_unique<ScoreTargets>(view, static_cast<RowFormat>(format), seed);
+}
+
+// (columns, address, stride in bytes, address of the scales or 0, weight)
+using ScorePartTuple = std::tuple<const ScoreTargets*, uintptr_t, int64_t, uintptr_t, double>;
+
+void bind_score_rows(const std::vector<ScorePartTuple>& parts, int64_t n, int reduce, uintptr_t excluded,
+                     uint8_t nan_status, uintptr_t influence, uintptr_t best, uintptr_t status,
+                     const MatrixTuple& scores, int threads) {
+    ScoreRows call;
+    for (const auto& [targets, rows, stride_bytes, scales, weight] : parts) {
+        call.parts.push_back({targets, pointer<const uint8_t>(rows), stride_bytes, pointer<const float>(scales), weight});
+    }
+    call.n = n;
+    call.reduce = static_cast<Reduce>(reduce);
+    call.excluded = pointer<const uint8_t>(excluded);
+    call.nan_status = nan_status;
+    call.influence = pointer<float>(influence);
+    call.best = pointer<int32_t>(best);
+    call.status = pointer<uint8_t>(status);
+    call.scores = matrix_view<float>(scores, n, 0);
+    call.threads = threads;
+    score_rows(call);
+}
+
 uint32_t bind_crc32c(const py::object& data, uint32_t value) {
     Py_buffer view;
     if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
@@ -189,6 +218,12 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("dequantise_rows", &bind_dequantise_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("codes"),
           py::arg("scales"), py::arg("n_rows"), py::arg("proj_dim"), py::arg("bits"), py::arg("seed"), py::arg("out"),
           py::arg("threads"));
+    py::class_<ScoreTargets>(m, "ScoreTargets", "Target columns packed for rows of one format.")
+        .def(py::init(&bind_score_targets), py::call_guard<GilReleased>(), py::kw_only(), py::arg("targets"),
+             py::arg("columns"), py::arg("proj_dim"), py::arg("format"), py::arg("seed"));
+    m.def("score_rows", &bind_score_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("parts"), py::arg("n"),
+          py::arg("reduce"), py::arg("excluded"), py::arg("nan_status"), py::arg("influence"), py::arg("best"),
+          py::arg("status"), py::arg("scores"), py::arg("threads"));
     m.def("round_rows", &bind_round_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("rows"), py::arg("n"),
           py::arg("cols"), py::arg("stride"), py::arg("out"), py::arg("largest"),
           "float32 rows as bfloat16, and the largest bit pattern of each without its sign.");

@@ -60,7 +60,7 @@ const std::vector<Isa>& isas() {
         }
 #endif
 #if GRADSIFT_BUILD_AVX2
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
             found.push_back(Isa::kAvx2);
         }
 #endif

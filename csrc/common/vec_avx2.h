@@ -26,9 +26,15 @@ struct Vec {
         const __m128i half = _mm_loadu_si128((const __m128i*)from);
         return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
     }
+    static Vec load(const fp16* from) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from))}; }
     static Vec load_first(const float* from, int64_t count) { return {_mm256_maskload_ps(from, first_mask(count))}; }
     static Vec load_first(const bf16* from, int64_t count) {
         bf16 whole[kLanes] = {};
+        for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
+        return load(whole);
+    }
+    static Vec load_first(const fp16* from, int64_t count) {
+        fp16 whole[kLanes] = {};
         for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
         return load(whole);
     }
@@ -76,6 +82,13 @@ struct Vec {
         double lanes[4];
         _mm256_storeu_pd(lanes, _mm256_add_pd(low, high));
         return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+    }
+    /// to[i] += the sum of the lanes of v[i].
+    static void add_sums4(const Vec (&v)[4], float* to) {
+        const __m256 a = _mm256_hadd_ps(v[0].x, v[1].x), b = _mm256_hadd_ps(v[2].x, v[3].x);
+        const __m256 sums = _mm256_hadd_ps(a, b);  // each 128 bits hold a sum of every vector
+        const __m128 half = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
+        _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), half));
     }
     struct SquareSum {
         __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();

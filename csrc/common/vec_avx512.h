@@ -25,9 +25,13 @@ struct Vec {
     static Vec all(float value) { return {_mm512_set1_ps(value)}; }
     static Vec load(const float* from) { return {_mm512_loadu_ps(from)}; }
     static Vec load(const bf16* from) { return {widen(_mm256_loadu_si256((const __m256i*)from))}; }
+    static Vec load(const fp16* from) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from))}; }
     static Vec load_first(const float* from, int64_t count) { return {_mm512_maskz_loadu_ps(first_mask(count), from)}; }
     static Vec load_first(const bf16* from, int64_t count) {
         return {widen(_mm256_maskz_loadu_epi16(first_mask(count), from))};
+    }
+    static Vec load_first(const fp16* from, int64_t count) {
+        return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_mask(count), from))};
     }
     static Vec first(Vec v, int64_t count) { return {_mm512_maskz_mov_ps(first_mask(count), v.x)}; }
     void store(float* to) const { _mm512_storeu_ps(to, x); }
@@ -69,6 +73,16 @@ struct Vec {
         const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v.x));
         const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v.x, 1));
         return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+    }
+    /// to[i] += the sum of the lanes of v[i].
+    static void add_sums4(const Vec (&v)[4], float* to) {
+        const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0].x, v[1].x), _mm512_unpackhi_ps(v[0].x, v[1].x));
+        const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2].x, v[3].x), _mm512_unpackhi_ps(v[2].x, v[3].x));
+        // each 128 bits hold a sum of every vector
+        const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
+        const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+        const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+        _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), quarter));
     }
     /// to[l][r] = from[r][l] for eight rows of sixteen lanes.
     static void transpose8(const float* from, int64_t from_stride, float* to, int64_t to_stride) {

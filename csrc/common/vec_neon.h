@@ -21,6 +21,7 @@ struct Vec {
     static Vec all(float value) { return {vdupq_n_f32(value)}; }
     static Vec load(const float* from) { return {vld1q_f32(from)}; }
     static Vec load(const bf16* from) { return {widen(vld1_u16(from))}; }
+    static Vec load(const fp16* from) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&from->bits)))}; }
     static Vec load_first(const float* from, int64_t count) {
         float whole[kLanes] = {};
         for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
@@ -28,6 +29,11 @@ struct Vec {
     }
     static Vec load_first(const bf16* from, int64_t count) {
         bf16 whole[kLanes] = {};
+        for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
+        return load(whole);
+    }
+    static Vec load_first(const fp16* from, int64_t count) {
+        fp16 whole[kLanes] = {};
         for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
         return load(whole);
     }
@@ -76,6 +82,11 @@ struct Vec {
 
     /// The lanes added up in float64.
     static double sum(Vec v) { return vaddvq_f64(vaddq_f64(vcvt_f64_f32(vget_low_f32(v.x)), vcvt_high_f64_f32(v.x))); }
+    /// to[i] += the sum of the lanes of v[i].
+    static void add_sums4(const Vec (&v)[4], float* to) {
+        const float32x4_t sums = vpaddq_f32(vpaddq_f32(v[0].x, v[1].x), vpaddq_f32(v[2].x, v[3].x));
+        vst1q_f32(to, vaddq_f32(vld1q_f32(to), sums));
+    }
     struct SquareSum {
         float64x2_t low = vdupq_n_f64(0.0), high = vdupq_n_f64(0.0);
         void add(Vec v) {

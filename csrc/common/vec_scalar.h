@@ -29,6 +29,9 @@ struct Vec {
         bits <<= 16;
         return {(Floats)bits};
     }
+    static Vec load(const fp16* from) {
+        return {Floats{to_float(from[0]), to_float(from[1]), to_float(from[2]), to_float(from[3])}};
+    }
     template <class T>
     static Vec load_first(const T* from, int64_t count) {
         Vec v = zero();
@@ -82,6 +85,10 @@ struct Vec {
 
     /// The lanes added up in float64.
     static double sum(Vec v) { return (double{v.x[0]} + v.x[1]) + (double{v.x[2]} + v.x[3]); }
+    /// to[i] += the sum of the lanes of v[i].
+    static void add_sums4(const Vec (&v)[4], float* to) {
+        for (int i = 0; i < 4; ++i) to[i] += (v[i].x[0] + v[i].x[1]) + (v[i].x[2] + v[i].x[3]);
+    }
     struct SquareSum {
         Doubles sum = {0, 0, 0, 0};
         void add(Vec v) {

@@ -61,17 +61,16 @@ void check_sizes(int64_t rows, int64_t dim, int threads) {
     require(threads >= 1, "threads: expected a count >= 1, got ", threads);
 }
 
-/// The signs of D, one bit each.
+int64_t groups(int64_t rows) { return (rows + kRowsAtOnce - 1) / kRowsAtOnce; }
+
+}  // namespace
+
 std::vector<uint32_t> rotation_signs(uint64_t seed, int64_t dim) {
     std::vector<uint32_t> signs(static_cast<size_t>(dim / 32));
     philox_lanes(0, 0, 0, 0, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32) ^ kRotationKey, dim / 128,
                  reinterpret_cast<uint32_t (*)[4]>(signs.data()));
     return signs;
 }
-
-int64_t groups(int64_t rows) { return (rows + kRowsAtOnce - 1) / kRowsAtOnce; }
-
-}  // namespace
 
 void quantise_rows(const QuantiseRows& call) {
     const int64_t rows = call.rows.rows, dim = call.rows.cols, row_bytes = dim * call.bits / 8;

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "common/matrix_view.h"
 
@@ -38,5 +39,8 @@ struct DequantiseRows {
 };
 
 void dequantise_rows(const DequantiseRows& call);
+
+/// The signs of D, one bit each, set for −1: `dim` / 32 words.
+std::vector<uint32_t> rotation_signs(uint64_t seed, int64_t dim);
 
 }  // namespace gradsift

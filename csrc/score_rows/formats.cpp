@@ -1,0 +1,85 @@
+#include "score_rows/formats.h"
+
+#include <cstring>
+
+#include "common/check.h"
+#include "common/dtype.h"
+
+namespace gradsift {
+namespace {
+
+template <class T>
+void widen_row(const uint8_t* row, int64_t dim, float* out) {
+    for (int64_t k = 0; k < dim; ++k) {
+        T number;
+        std::memcpy(&number, row + k * static_cast<int64_t>(sizeof number), sizeof number);
+        out[k] = to_float(number);
+    }
+}
+
+const RowFormatInfo kFloat32 = {.bits = 32,
+                                .quantised = false,
+                                .kernels = {.scalar = &kFloat32RowsScalar,
+#if GRADSIFT_BUILD_NEON
+                                            .neon = &kFloat32RowsNeon,
+#endif
+#if GRADSIFT_BUILD_AVX2
+                                            .avx2 = &kFloat32RowsAvx2,
+#endif
+#if GRADSIFT_BUILD_AVX512
+                                            .avx512 = &kFloat32RowsAvx512,
+#endif
+                                },
+                                .widen = widen_row<float>};
+
+const RowFormatInfo kFloat16 = {.bits = 16,
+                                .quantised = false,
+                                .kernels = {.scalar = &kFloat16RowsScalar,
+#if GRADSIFT_BUILD_NEON
+                                            .neon = &kFloat16RowsNeon,
+#endif
+#if GRADSIFT_BUILD_AVX2
+                                            .avx2 = &kFloat16RowsAvx2,
+#endif
+#if GRADSIFT_BUILD_AVX512
+                                            .avx512 = &kFloat16RowsAvx512,
+#endif
+                                },
+                                .widen = widen_row<fp16>};
+
+const RowFormatInfo kBfloat16 = {.bits = 16,
+                                 .quantised = false,
+                                 .kernels = {.scalar = &kBfloat16RowsScalar,
+#if GRADSIFT_BUILD_NEON
+                                             .neon = &kBfloat16RowsNeon,
+#endif
+#if GRADSIFT_BUILD_AVX2
+                                             .avx2 = &kBfloat16RowsAvx2,
+#endif
+#if GRADSIFT_BUILD_AVX512
+                                             .avx512 = &kBfloat16RowsAvx512,
+#endif
+#if GRADSIFT_BUILD_AVX512BF16
+                                             .avx512bf16 = &kBfloat16RowsAvx512Bf16,
+#endif
+                                 },
+                                 .widen = widen_row<bf16>};
+
+}  // namespace
+
+const RowFormatInfo& row_format(RowFormat format) {
+    switch (format) {
+        case RowFormat::kFloat32:
+            return kFloat32;
+        case RowFormat::kFloat16:
+            return kFloat16;
+        case RowFormat::kBfloat16:
+            return kBfloat16;
+        default:
+            break;
+    }
+    require(false, "row format: expected 1 float32, 2 float16 or 3 bfloat16, got ", static_cast<int>(format));
+    return kFloat32;
+}
+
+}  // namespace gradsift
