@@ -162,17 +162,17 @@ std::unique_ptr<ScoreTargets> bind_score_targets(const MatrixTuple& targets, int
 // (columns, address, stride in bytes, address of the scales or 0, weight)
 using ScorePartTuple = std::tuple<const ScoreTargets*, uintptr_t, int64_t, uintptr_t, double>;
 
-void bind_score_rows(const std::vector<ScorePartTuple>& parts, int64_t n, int reduce, uintptr_t excluded,
-                     uint8_t nan_status, uintptr_t influence, uintptr_t best, uintptr_t status,
-                     const MatrixTuple& scores, int threads) {
+void bind_score_rows(const std::vector<ScorePartTuple>& parts, int64_t n, int reduce, uintptr_t excluded, uint8_t hide,
+                     uintptr_t influence, uintptr_t best, uintptr_t status, const MatrixTuple& scores, int threads) {
     ScoreRows call;
     for (const auto& [targets, rows, stride_bytes, scales, weight] : parts) {
-        call.parts.push_back({targets, pointer<const uint8_t>(rows), stride_bytes, pointer<const float>(scales), weight});
+        call.parts.push_back(
+            {targets, pointer<const uint8_t>(rows), stride_bytes, pointer<const float>(scales), weight});
     }
     call.n = n;
     call.reduce = static_cast<Reduce>(reduce);
     call.excluded = pointer<const uint8_t>(excluded);
-    call.nan_status = nan_status;
+    call.hide = hide;
     call.influence = pointer<float>(influence);
     call.best = pointer<int32_t>(best);
     call.status = pointer<uint8_t>(status);
@@ -222,7 +222,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         .def(py::init(&bind_score_targets), py::call_guard<GilReleased>(), py::kw_only(), py::arg("targets"),
              py::arg("columns"), py::arg("proj_dim"), py::arg("format"), py::arg("seed"));
     m.def("score_rows", &bind_score_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("parts"), py::arg("n"),
-          py::arg("reduce"), py::arg("excluded"), py::arg("nan_status"), py::arg("influence"), py::arg("best"),
+          py::arg("reduce"), py::arg("excluded"), py::arg("hide"), py::arg("influence"), py::arg("best"),
           py::arg("status"), py::arg("scores"), py::arg("threads"));
     m.def("round_rows", &bind_round_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("rows"), py::arg("n"),
           py::arg("cols"), py::arg("stride"), py::arg("out"), py::arg("largest"),

@@ -134,7 +134,9 @@ void score_tile(const ScoreTile& tile) {
     if (tile.squares != nullptr) {
         for (int64_t r = 0; r < padded_rows; ++r) tile.squares[r] = 0.0f;
     }
-    const auto row_at = [&](int64_t r) { return tile.rows + (r < tile.count ? r : tile.count - 1) * tile.stride_bytes; };
+    const auto row_at = [&](int64_t r) {
+        return tile.rows + (r < tile.count ? r : tile.count - 1) * tile.stride_bytes;
+    };
     for (int64_t first = 0; first < tile.count; first += at_once) {
         const int64_t stop = first + at_once < tile.count ? first + at_once : tile.count;
         for (int64_t begin = 0; begin < tile.dim; begin += kPiece) {
@@ -187,6 +189,6 @@ void score_bfloat16_rows(const ScoreTile& tile) {
 
 }  // namespace
 
-const RowKernel kBfloat16RowsAvx512Bf16 = {packed_bytes, pack, score_bfloat16_rows};
+RowKernel bfloat16_rows_avx512bf16(RowFormat) { return {packed_bytes, pack, score_bfloat16_rows}; }
 
 }  // namespace gradsift

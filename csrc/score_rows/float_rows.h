@@ -121,7 +121,9 @@ void score_float_rows(const ScoreTile& tile) {
     if (tile.squares != nullptr) {
         for (int64_t r = 0; r < padded_rows; ++r) tile.squares[r] = 0.0f;
     }
-    const auto row_at = [&](int64_t r) { return tile.rows + (r < tile.count ? r : tile.count - 1) * tile.stride_bytes; };
+    const auto row_at = [&](int64_t r) {
+        return tile.rows + (r < tile.count ? r : tile.count - 1) * tile.stride_bytes;
+    };
     for (int64_t first = 0; first < tile.count; first += at_once) {
         const int64_t stop = first + at_once < tile.count ? first + at_once : tile.count;
         for (int64_t begin = 0; begin < tile.dim; begin += kPiece) {
@@ -157,6 +159,12 @@ void score_float_rows(const ScoreTile& tile) {
             }
         }
     }
+}
+
+inline RowKernel float_row_kernel(RowFormat format) {
+    if (format == RowFormat::kFloat32) return {packed_bytes, pack, score_float_rows<float>};
+    if (format == RowFormat::kFloat16) return {packed_bytes, pack, score_float_rows<fp16>};
+    return {packed_bytes, pack, score_float_rows<bf16>};
 }
 
 }  // namespace

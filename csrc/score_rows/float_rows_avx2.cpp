@@ -14,8 +14,6 @@ constexpr int kGroupColumns = 3;
 
 namespace gradsift {
 
-const RowKernel kFloat32RowsAvx2 = {packed_bytes, pack, score_float_rows<float>};
-const RowKernel kFloat16RowsAvx2 = {packed_bytes, pack, score_float_rows<fp16>};
-const RowKernel kBfloat16RowsAvx2 = {packed_bytes, pack, score_float_rows<bf16>};
+RowKernel float_rows_avx2(RowFormat format) { return float_row_kernel(format); }
 
 }  // namespace gradsift

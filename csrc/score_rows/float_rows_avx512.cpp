@@ -14,8 +14,6 @@ constexpr int kGroupColumns = 6;
 
 namespace gradsift {
 
-const RowKernel kFloat32RowsAvx512 = {packed_bytes, pack, score_float_rows<float>};
-const RowKernel kFloat16RowsAvx512 = {packed_bytes, pack, score_float_rows<fp16>};
-const RowKernel kBfloat16RowsAvx512 = {packed_bytes, pack, score_float_rows<bf16>};
+RowKernel float_rows_avx512(RowFormat format) { return float_row_kernel(format); }
 
 }  // namespace gradsift

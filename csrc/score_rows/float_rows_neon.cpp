@@ -14,8 +14,6 @@ constexpr int kGroupColumns = 6;
 
 namespace gradsift {
 
-const RowKernel kFloat32RowsNeon = {packed_bytes, pack, score_float_rows<float>};
-const RowKernel kFloat16RowsNeon = {packed_bytes, pack, score_float_rows<fp16>};
-const RowKernel kBfloat16RowsNeon = {packed_bytes, pack, score_float_rows<bf16>};
+RowKernel float_rows_neon(RowFormat format) { return float_row_kernel(format); }
 
 }  // namespace gradsift

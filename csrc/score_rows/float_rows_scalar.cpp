@@ -14,8 +14,6 @@ constexpr int kGroupColumns = 2;
 
 namespace gradsift {
 
-const RowKernel kFloat32RowsScalar = {packed_bytes, pack, score_float_rows<float>};
-const RowKernel kFloat16RowsScalar = {packed_bytes, pack, score_float_rows<fp16>};
-const RowKernel kBfloat16RowsScalar = {packed_bytes, pack, score_float_rows<bf16>};
+RowKernel float_rows_scalar(RowFormat format) { return float_row_kernel(format); }
 
 }  // namespace gradsift

@@ -19,50 +19,56 @@ void widen_row(const uint8_t* row, int64_t dim, float* out) {
 
 const RowFormatInfo kFloat32 = {.bits = 32,
                                 .quantised = false,
-                                .kernels = {.scalar = &kFloat32RowsScalar,
+                                .kernels =
+                                    {
+                                        .scalar = float_rows_scalar,
 #if GRADSIFT_BUILD_NEON
-                                            .neon = &kFloat32RowsNeon,
+                                        .neon = float_rows_neon,
 #endif
 #if GRADSIFT_BUILD_AVX2
-                                            .avx2 = &kFloat32RowsAvx2,
+                                        .avx2 = float_rows_avx2,
 #endif
 #if GRADSIFT_BUILD_AVX512
-                                            .avx512 = &kFloat32RowsAvx512,
+                                        .avx512 = float_rows_avx512,
 #endif
-                                },
+                                    },
                                 .widen = widen_row<float>};
 
 const RowFormatInfo kFloat16 = {.bits = 16,
                                 .quantised = false,
-                                .kernels = {.scalar = &kFloat16RowsScalar,
+                                .kernels =
+                                    {
+                                        .scalar = float_rows_scalar,
 #if GRADSIFT_BUILD_NEON
-                                            .neon = &kFloat16RowsNeon,
+                                        .neon = float_rows_neon,
 #endif
 #if GRADSIFT_BUILD_AVX2
-                                            .avx2 = &kFloat16RowsAvx2,
+                                        .avx2 = float_rows_avx2,
 #endif
 #if GRADSIFT_BUILD_AVX512
-                                            .avx512 = &kFloat16RowsAvx512,
+                                        .avx512 = float_rows_avx512,
 #endif
-                                },
+                                    },
                                 .widen = widen_row<fp16>};
 
 const RowFormatInfo kBfloat16 = {.bits = 16,
                                  .quantised = false,
-                                 .kernels = {.scalar = &kBfloat16RowsScalar,
+                                 .kernels =
+                                     {
+                                         .scalar = float_rows_scalar,
 #if GRADSIFT_BUILD_NEON
-                                             .neon = &kBfloat16RowsNeon,
+                                         .neon = float_rows_neon,
 #endif
 #if GRADSIFT_BUILD_AVX2
-                                             .avx2 = &kBfloat16RowsAvx2,
+                                         .avx2 = float_rows_avx2,
 #endif
 #if GRADSIFT_BUILD_AVX512
-                                             .avx512 = &kBfloat16RowsAvx512,
+                                         .avx512 = float_rows_avx512,
 #endif
 #if GRADSIFT_BUILD_AVX512BF16
-                                             .avx512bf16 = &kBfloat16RowsAvx512Bf16,
+                                         .avx512bf16 = bfloat16_rows_avx512bf16,
 #endif
-                                 },
+                                     },
                                  .widen = widen_row<bf16>};
 
 }  // namespace

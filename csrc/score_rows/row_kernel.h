@@ -4,6 +4,9 @@
 
 namespace gradsift {
 
+/// Row formats by their number in a shard's header; bfloat16 as 16 bits, codes as docs/datastore-format.md packs them.
+enum class RowFormat : int { kFloat32 = 1, kFloat16 = 2, kBfloat16 = 3, kInt8 = 16, kInt4 = 17, kInt1 = 18 };
+
 constexpr int64_t kTileRows = 64;      // rows of one tile, which one thread scores at a time
 constexpr int64_t kTileColumns = 128;  // columns packed together; more are scored block by block
 constexpr int64_t kTileScratchBytes = 256 << 10;
@@ -35,14 +38,18 @@ struct ScoreTile {
 /// How rows of one format meet their columns on one instruction set. Rows of codes are taken as integers: their scale
 /// cancels when they are normalised.
 struct RowKernel {
-    int64_t (*packed_bytes)(int64_t columns, int64_t dim);    // room that `pack` needs at most
+    int64_t (*packed_bytes)(int64_t columns, int64_t dim);     // room that `pack` needs at most
     int (*pack)(const PackColumns& columns, uint8_t* packed);  // to 64-byte aligned memory
     void (*tile)(const ScoreTile& tile);
 };
 
-extern const RowKernel kFloat32RowsScalar, kFloat32RowsNeon, kFloat32RowsAvx2, kFloat32RowsAvx512;
-extern const RowKernel kFloat16RowsScalar, kFloat16RowsNeon, kFloat16RowsAvx2, kFloat16RowsAvx512;
-extern const RowKernel kBfloat16RowsScalar, kBfloat16RowsNeon, kBfloat16RowsAvx2, kBfloat16RowsAvx512;
-extern const RowKernel kBfloat16RowsAvx512Bf16;
+/// Of a format that the file reads; each is the file's one entry point.
+using RowKernelFn = RowKernel (*)(RowFormat format);
+
+RowKernel float_rows_scalar(RowFormat format);
+RowKernel float_rows_neon(RowFormat format);
+RowKernel float_rows_avx2(RowFormat format);
+RowKernel float_rows_avx512(RowFormat format);
+RowKernel bfloat16_rows_avx512bf16(RowFormat format);
 
 }  // namespace gradsift

@@ -42,7 +42,7 @@ void rotate_column(const float* column, const std::vector<uint32_t>& signs, int6
 /// What one thread works in, kept from tile to tile.
 struct Workspace {
     explicit Workspace(int64_t columns)
-        : totals(static_cast<size_t>(columns * kTileRows)), scratch(new(kAlignment) uint8_t[kTileScratchBytes]) {}
+        : totals(static_cast<size_t>(columns * kTileRows)), scratch(new (kAlignment) uint8_t[kTileScratchBytes]) {}
     ~Workspace() { operator delete[](scratch, kAlignment); }
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
@@ -57,7 +57,8 @@ struct Workspace {
 };
 
 /// Status, and what a row's dots are multiplied with; 0 for rows that they say nothing of.
-void normalise(const ScoreRows::Part& part, const RowFormatInfo& format, int64_t first, int64_t count, Workspace& work) {
+void normalise(const ScoreRows::Part& part, const RowFormatInfo& format, int64_t first, int64_t count,
+               Workspace& work) {
     for (int64_t r = 0; r < count; ++r) {
         const float squares = work.squares[r];
         work.weights[r] = 0.0;
@@ -164,7 +165,7 @@ void write_tile(const ScoreRows& call, int64_t first, int64_t count, int64_t col
     }
     for (int64_t r = 0; r < count; ++r) {
         const int64_t row = first + r;
-        const bool hidden = (work.status[r] & call.nan_status) != 0 || (call.excluded != nullptr && call.excluded[row] != 0);
+        const bool hidden = (work.status[r] & call.hide) != 0 || (call.excluded != nullptr && call.excluded[row] != 0);
         if (call.status != nullptr) call.status[row] = work.status[r];
         if (call.best != nullptr) call.best[row] = hidden ? 0 : best[r];
         if (call.influence != nullptr) {
@@ -190,10 +191,10 @@ ScoreTargets::ScoreTargets(MatrixView<const float> targets, RowFormat format, ui
     const int64_t columns = targets.rows, dim = targets.cols;
     require(columns >= 1, "targets: expected at least one column, got ", columns);
     require(dim >= 1, "targets: expected at least one number a column, got ", dim);
-    kernel_ = info.kernels.pick(active_isa());
+    kernel_ = info.kernels.pick(active_isa())(format);
     int64_t bytes = 0;
     for (int64_t first = 0; first < columns; first += kTileColumns) {
-        bytes += rounded_up(kernel_->packed_bytes(std::min(kTileColumns, columns - first), dim), 64);
+        bytes += rounded_up(kernel_.packed_bytes(std::min(kTileColumns, columns - first), dim), 64);
     }
     memory_.reset(new (kAlignment) uint8_t[static_cast<size_t>(bytes)]);
     std::vector<uint32_t> signs;
@@ -214,8 +215,8 @@ ScoreTargets::ScoreTargets(MatrixView<const float> targets, RowFormat format, ui
             call.stride = dim;
         }
         uint8_t* const packed = memory_.get() + at;
-        blocks_.push_back({first, count, packed, kernel_->pack(call, packed)});
-        at += rounded_up(kernel_->packed_bytes(count, dim), 64);
+        blocks_.push_back({first, count, packed, kernel_.pack(call, packed)});
+        at += rounded_up(kernel_.packed_bytes(count, dim), 64);
     }
 }
 
@@ -229,8 +230,6 @@ void score_rows(const ScoreRows& call) {
     for (const ScoreRows::Part& part : call.parts) {
         require(part.targets->targets().rows == columns, "targets: expected ", columns, " columns in all parts, got ",
                 part.targets->targets().rows);
-        require(call.n <= 1 || part.stride_bytes >= part.targets->row_bytes(), "rows: expected a stride of at least ",
-                part.targets->row_bytes(), " bytes, got ", part.stride_bytes);
     }
     parallel_for((call.n + kTileRows - 1) / kTileRows, call.threads, [&](int64_t index) {
         thread_local std::unique_ptr<Workspace> t_work;

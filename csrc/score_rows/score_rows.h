@@ -8,9 +8,6 @@
 
 namespace gradsift {
 
-/// Row formats by their number in a shard's header; bfloat16 as 16 bits, codes as docs/datastore-format.md packs them.
-enum class RowFormat : int { kFloat32 = 1, kFloat16 = 2, kBfloat16 = 3, kInt8 = 16, kInt4 = 17, kInt1 = 18 };
-
 /// Target columns packed for one row format and the instruction set in force when they are. Holds 4 bytes a number at
 /// most, and the address of `targets`, which must outlive it.
 class ScoreTargets {
@@ -26,7 +23,7 @@ class ScoreTargets {
     };
 
     const std::vector<Block>& blocks() const { return blocks_; }
-    const RowKernel& kernel() const { return *kernel_; }
+    const RowKernel& kernel() const { return kernel_; }
     MatrixView<const float> targets() const { return targets_; }
     RowFormat format() const { return format_; }
     int64_t row_bytes() const;
@@ -37,7 +34,7 @@ class ScoreTargets {
     };
     MatrixView<const float> targets_;
     RowFormat format_;
-    const RowKernel* kernel_;
+    RowKernel kernel_;
     std::unique_ptr<uint8_t[], Free> memory_;
     std::vector<Block> blocks_;
 };
@@ -56,7 +53,7 @@ struct ScoreRows {
     struct Part {
         const ScoreTargets* targets = nullptr;
         const uint8_t* rows = nullptr;  // as stored
-        int64_t stride_bytes = 0;
+        int64_t stride_bytes = 0;       // of any size and sign
         const float* scales = nullptr;  // n, of quantised rows
         double weight = 1.0;
     };
@@ -64,7 +61,7 @@ struct ScoreRows {
     int64_t n = 0;
     Reduce reduce = Reduce::kMax;
     const uint8_t* excluded = nullptr;  // n, nonzero: outputs are NaN; or null
-    uint8_t nan_status = kRowNonfinite;  // status bits that make outputs NaN
+    uint8_t hide = kRowNonfinite;       // status bits that make outputs NaN
 
     // Outputs; any may be null.
     float* influence = nullptr;  // n

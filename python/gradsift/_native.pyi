@@ -73,6 +73,23 @@ def dequantise_rows(
     out: _Matrix,
     threads: int,
 ) -> None: ...
+
+class ScoreTargets:
+    def __init__(self, *, targets: _Matrix, columns: int, proj_dim: int, format: int, seed: int) -> None: ...
+
+def score_rows(
+    *,
+    parts: list[tuple[ScoreTargets, int, int, int, float]],
+    n: int,
+    reduce: int,
+    excluded: int,
+    hide: int,
+    influence: int,
+    best: int,
+    status: int,
+    scores: _Matrix,
+    threads: int,
+) -> None: ...
 def round_rows(*, rows: int, n: int, cols: int, stride: int, out: int, largest: int) -> None: ...
 def crc32c(data: Buffer, value: int = 0) -> int: ...
 def isas() -> list[str]: ...

@@ -21,6 +21,7 @@ SERVED_BY = {
     "project_linear": ("triton", "cpu", "reference"),
     "project_rows": ("cuda", "cpu", "reference"),
     "quantise": ("cuda", "cpu", "reference"),
+    "score_rows": ("cuda", "cpu", "reference"),
 }
 OPS = tuple(SERVED_BY)
 

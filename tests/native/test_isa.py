@@ -71,9 +71,14 @@ def test_the_stub_names_what_the_module_has(native):
         for node in stub.body
         if isinstance(node, ast.FunctionDef)
     }
+    for node in stub.body:
+        if isinstance(node, ast.ClassDef):
+            (init,) = (part for part in node.body if isinstance(part, ast.FunctionDef))
+            declared[node.name] = [a.arg for a in init.args.kwonlyargs]
     present = {name for name, value in inspect.getmembers(native) if callable(value) and not name.startswith("_")}
     assert set(declared) == present
     for name, arguments in declared.items():
-        signature = getattr(native, name).__doc__.splitlines()[0]
+        value = getattr(native, name)
+        signature = (value.__init__ if inspect.isclass(value) else value).__doc__.splitlines()[0]
         positions = [signature.index(f"{argument}:") for argument in arguments]
         assert positions == sorted(positions), name

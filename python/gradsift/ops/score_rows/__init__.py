@@ -1,21 +1,33 @@
-"""Scores of a block of rows against target columns: the op that selection streams a datastore through."""
+"""Scores of rows against target columns: the op that selection streams datastores through."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gradsift.ops import _arrays
 from gradsift.ops._arrays import Array
-from gradsift.ops.score_rows import numpy_blas, reference
+from gradsift.ops._dispatch import implementation
+from gradsift.ops._native_args import rows_view
+from gradsift.ops.score_rows.blocks import (
+    QUANTISED,
+    ROW_FORMATS,
+    STATUS_NONFINITE,
+    STATUS_ZERO,
+    BlockScores,
+    Part,
+)
 
-# "numpy" stands beside the compiled backends of the other ops: NumPy brings a tuned BLAS of its own
-BACKENDS = {"reference": reference.score_rows, "numpy": numpy_blas.score_rows}
-ROW_DTYPES = ("float32", "float16", "bfloat16")
+__all__ = ["BlockScores", "RowScorer", "score_rows"]
+
+FLOAT_ROWS = ("float32", "float16", "bfloat16")
 
 
-def score_rows(rows: Array, targets: Array, *, out: Array | None = None, backend: str = "auto") -> Array:
+def score_rows(
+    rows: Array, targets: Array, *, out: Array | None = None, backend: str = "auto", threads: int | None = None
+) -> Array:
     """Score each row against each target: ``out[i, s] = ⟨rows[i], targets[s]⟩ / ‖rows[i]‖``.
 
     Rows are normalised here and targets are not. With a target of norm one the score is the cosine; with the mean of
@@ -30,8 +42,10 @@ def score_rows(rows: Array, targets: Array, *, out: Array | None = None, backend
         Finite, of moderate norm (products are formed in float32).
     out : array, shape (n, S), float32, optional
         Overwritten; must not overlap an operand.
-    backend : {"auto", "numpy", "reference"}
-        ``"auto"`` is ``"numpy"``. ``"reference"`` computes in float64.
+    backend : {"auto", "cpu", "reference"}
+        ``"reference"`` computes in float64.
+    threads : int, optional
+        Threads of the ``"cpu"`` backend.
 
     Returns
     -------
@@ -42,35 +56,148 @@ def score_rows(rows: Array, targets: Array, *, out: Array | None = None, backend
     ------
     TypeError, ValueError
         For arguments that break the above.
+    BackendUnavailableError
+        The named backend cannot run here.
 
     Notes
     -----
-    ``"numpy"`` forms products and squared norms in float32, 256 rows at a time through one BLAS shape. A row's score
-    therefore does not depend on how the rows were cut into blocks (of equal memory layout), and equal rows score
-    equally; another BLAS, CPU or number of targets may change the last bits. Costs 2·n·P·S operations and one pass
-    over the rows; works in 256·(P + S) floats besides `out`.
+    ``"cpu"`` forms products and squared norms in float32, and divides in float64. A row's score for a target depends
+    on the two alone, not on blocks, threads or other targets, so that equal rows score equally; another instruction
+    set may change the last bits. bfloat16 rows meet targets as two bfloat16 numbers each where the CPU multiplies
+    these, or as one where that is exact. Costs 2·n·P·S operations and one read of the rows; targets are packed anew in
+    each call, which `RowScorer` spares.
     """
-    _arrays.check_array("rows", rows, shape="(n, P)", ndim=2, dtypes=ROW_DTYPES)
+    _arrays.check_array("rows", rows, shape="(n, P)", ndim=2, dtypes=FLOAT_ROWS)
     _arrays.check_array("targets", targets, shape="(S, P)", ndim=2, dtypes=("float32",))
     n, proj_dim = _arrays.shape_of(rows)
     n_targets, target_dim = _arrays.shape_of(targets)
     if target_dim != proj_dim:
         raise ValueError(f"targets: expected {proj_dim} columns as rows has, got {target_dim}")
-    target_array = _arrays.numpy_view(targets)
-    bad = np.flatnonzero(~np.isfinite(target_array).all(axis=1))
-    if bad.size:
-        raise ValueError(f"targets: expected finite values, got NaN or infinity in row {bad[0]}; leave that target out")
+    target_array = np.ascontiguousarray(_arrays.numpy_view(targets))
+    _check_finite("targets", target_array)
     _arrays.check_outputs(out, None, accumulate=False, batch=n, proj_dim=n_targets, inputs=(rows, targets))
-    if backend != "auto" and backend not in BACKENDS:
-        raise ValueError(f"backend: expected one of {('auto', *BACKENDS)}, got {backend!r}")
+    _arrays.check_threads(threads)
+    device = _arrays.device_type("rows", rows)
+    prepare = implementation("score_rows", backend, device, "prepare_targets")
+    run = implementation("score_rows", backend, device)
 
     result = _arrays.allocate_out(rows, n, n_targets) if out is None else out
-    BACKENDS["numpy" if backend == "auto" else backend](_numpy_rows(rows), target_array, _arrays.numpy_view(result))
+    if n and n_targets:
+        part = Part(prepare(target_array, _arrays.dtype_name(rows), 0), rows_view(rows), None, 1.0)
+        scores = BlockScores(scores=_arrays.numpy_view(result))
+        run([part], scores, reduce="max", excluded=None, hide=STATUS_NONFINITE, threads=threads)
     return result
 
 
-def _numpy_rows(rows: Array) -> np.ndarray:
-    """The rows as NumPy; torch's bfloat16, which NumPy has not, becomes float32."""
-    if _arrays.is_tensor(rows) and rows.dtype == sys.modules["torch"].bfloat16:
-        rows = rows.float()
-    return _arrays.numpy_view(rows)
+class RowScorer:
+    """Scores blocks of rows, as they are stored, at all checkpoints: ``Σ_c weight_c · ⟨row_c, target_c⟩ / ‖row_c‖``.
+
+    Targets are prepared once. A row of which a checkpoint has a NaN, an infinity or only zeros has no influence.
+
+    Parameters
+    ----------
+    targets : one array a checkpoint, shape (S, P), float32
+    weights : one number a checkpoint
+    dtypes : one of `ROW_FORMATS` a checkpoint
+        How its rows are stored.
+    seeds : one int a checkpoint, optional
+        Of the rotation of quantised rows.
+    reduce : {"max", "mean"}
+        Over columns.
+    backend : {"auto", "cpu", "reference"}
+    threads : int, optional
+        Threads of the ``"cpu"`` backend.
+
+    Raises
+    ------
+    TypeError, ValueError, BackendUnavailableError
+        As `score_rows`.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[np.ndarray],
+        weights: Sequence[float],
+        dtypes: Sequence[str],
+        *,
+        seeds: Sequence[int] | None = None,
+        reduce: str = "max",
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        if reduce not in ("max", "mean"):
+            raise ValueError(f"reduce: expected 'max' or 'mean', got {reduce!r}")
+        _arrays.check_threads(threads)
+        prepare = implementation("score_rows", backend, "cpu", "prepare_targets")
+        self._run = implementation("score_rows", backend, "cpu")
+        self._reduce, self._threads = reduce, threads
+        self._weights = [float(weight) for weight in weights]
+        self._dtypes = list(dtypes)
+        self._prepared: list[Any] = []
+        seeds = [0] * len(self._dtypes) if seeds is None else seeds
+        for c, (target, dtype, seed) in enumerate(zip(targets, dtypes, seeds, strict=True)):
+            name = f"targets[{c}]"
+            _arrays.check_array(name, target, shape="(S, P)", ndim=2, dtypes=("float32",))
+            if target.shape[0] != targets[0].shape[0] or 0 in target.shape:
+                raise ValueError(f"{name}: expected as many columns as targets[0], at least one, got {target.shape}")
+            if dtype not in ROW_FORMATS:
+                raise ValueError(f"dtypes[{c}]: expected one of {tuple(ROW_FORMATS)}, got {dtype!r}")
+            _check_finite(name, target)
+            self._prepared.append(prepare(np.ascontiguousarray(target), dtype, seed))
+        self._row_bytes = [t.shape[1] * ROW_FORMATS[d][1] // 8 for t, d in zip(targets, dtypes, strict=True)]
+        self.n_columns = int(targets[0].shape[0])
+
+    def score(
+        self,
+        rows: Sequence[np.ndarray],
+        out: BlockScores,
+        *,
+        scales: Sequence[np.ndarray | None] | None = None,
+        excluded: np.ndarray | None = None,
+    ) -> None:
+        """Fill `out` for a block of n rows.
+
+        Parameters
+        ----------
+        rows : one array a checkpoint, (n, …)
+            As stored (`Part`).
+        scales : one array (n,) float32 a checkpoint, of quantised rows; else None
+        excluded : array (n,) uint8, optional
+            Nonzero where a row is not to have an influence.
+        """
+        parts = []
+        n = len(rows[0])
+        scales = [None] * len(rows) if scales is None else scales
+        for c, (block, scale) in enumerate(zip(rows, scales, strict=True)):
+            if block.shape[0] != n or block.shape[1] * block.itemsize != self._row_bytes[c]:
+                raise ValueError(
+                    f"rows[{c}]: expected shape ({n}, …) of {self._row_bytes[c]} bytes a row, as {self._dtypes[c]} "
+                    f"rows have, got {block.shape} of {block.shape[1] * block.itemsize}"
+                )
+            if self._dtypes[c] in QUANTISED and (scale is None or scale.shape != (n,) or scale.dtype != np.float32):
+                raise ValueError(f"scales[{c}]: expected shape ({n},) float32 for {self._dtypes[c]} rows, got another")
+            scale = None if scale is None else np.ascontiguousarray(scale)
+            parts.append(Part(self._prepared[c], rows_view(block), scale, self._weights[c]))
+        for name, array, shape, dtype in (
+            ("influence", out.influence, (n,), np.float32),
+            ("best", out.best, (n,), np.int32),
+            ("status", out.status, (n,), np.uint8),
+            ("excluded", excluded, (n,), np.uint8),
+            ("scores", out.scores, (n, self.n_columns), np.float32),
+        ):
+            if array is None:
+                continue
+            if array.shape != shape or array.dtype != dtype or (n and array.strides[-1] != array.itemsize):
+                raise ValueError(
+                    f"{name}: expected shape {shape} of {np.dtype(dtype).name}, contiguous, "
+                    f"got {array.shape} of {array.dtype.name}"
+                )
+        if n:
+            hide = STATUS_NONFINITE | STATUS_ZERO
+            self._run(parts, out, reduce=self._reduce, excluded=excluded, hide=hide, threads=self._threads)
+
+
+def _check_finite(name: str, targets: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(targets).all(axis=1))
+    if bad.size:
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity in row {bad[0]}; leave that target out")
