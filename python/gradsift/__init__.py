@@ -20,6 +20,7 @@ _LAZY = {
     "Moments": "gradsift.collector",
     "backends": "gradsift.backends",
     "canonical_name": "gradsift.naming",
+    "explain": "gradsift.selection",
     "load_moments": "gradsift.collector",
     "ops": "gradsift.ops",
     "select": "gradsift.selection",
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from gradsift.collector import GradientCollector, Moments, load_moments
     from gradsift.datastore import Datastore
     from gradsift.naming import canonical_name
-    from gradsift.selection import select
+    from gradsift.selection import explain, select
 
 __all__ = [
     "Datastore",
@@ -46,6 +47,7 @@ __all__ = [
     "backends",
     "canonical_name",
     "errors",
+    "explain",
     "load_moments",
     "ops",
     "select",

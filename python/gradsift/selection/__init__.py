@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from gradsift.selection.explaining import Explanation, Near, explain
 from gradsift.selection.influence import REDUCTIONS
 from gradsift.selection.output import Selection
 from gradsift.selection.selecting import select
 from gradsift.selection.selectors import SELECTORS
 
-__all__ = ["REDUCTIONS", "SELECTORS", "Selection", "select"]
+__all__ = ["REDUCTIONS", "SELECTORS", "Explanation", "Near", "Selection", "explain", "select"]

@@ -15,6 +15,8 @@ import numpy as np
 
 from gradsift.errors import DataError
 from gradsift.files import atomic_text
+from gradsift.selection.explaining import Explanation, why
+from gradsift.selection.problem import Problem
 from gradsift.selection.sources import SampleId
 
 KEYS = ("influence", "rank", "best_target")
@@ -49,6 +51,7 @@ class Selection:
     influence : (N,) float32, of every row; NaN where the row is excluded
     subtask_scores : (N, S) float32 or None; the columns are `columns`
     columns : (S,) names of the columns: subtasks, or target ids with reduce="max"
+    problem : what was selected from, for `why` and `report` to read rows again
     """
 
     ids: list[SampleId]
@@ -62,6 +65,7 @@ class Selection:
     influence: np.ndarray
     subtask_scores: np.ndarray | None
     columns: list[SampleId]
+    problem: Problem
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,6 +95,13 @@ class Selection:
             "selected": dict(Counter(names[i] for i in self.positions.tolist()).most_common()),
         }
         return replace(self, record=self.record | {"diagnostics": self.diagnostics | {"sources": counts}})
+
+    def why(self, *, closest: int = 3) -> list[Explanation]:
+        """Each selected row's influence by subtask and checkpoint and its `closest` target examples, best first.
+
+        Reads the selected rows once more, some 8 MiB a checkpoint at a time. `gradsift.explain` also gives neighbours.
+        """
+        return why(self.problem, self.positions.tolist(), closest=closest)
 
     def to_jsonl(self, path: str | os.PathLike[str], samples: Samples, *, prefix: str = "") -> None:
         """Writes the selected records, best first, each as it was read plus three keys.

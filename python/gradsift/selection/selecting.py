@@ -171,4 +171,5 @@ def select(
         influence=pool.influence,
         subtask_scores=pool.scores,
         columns=columns.names,
+        problem=problem,
     )
