@@ -9,13 +9,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "python" / "gradsift"
-LEAVES = {"errors", "files", "naming", "sketches", "specs"}  # imported by anyone, import nothing but one another
+LEAVES = {
+    "errors",
+    "files",
+    "naming",
+    "sketches",
+    "specs",
+    "visible",
+}  # imported by anyone, import nothing but one another
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "naming": set(),
     "sketches": set(),
     "specs": set(),
+    "visible": set(),
     "backends": {"errors", "_native"},
     "ops": LEAVES | {"backends", "_native"},
     "datastore": LEAVES | {"ops", "_native"},

@@ -22,6 +22,7 @@ VERBS = [
     "config",
     "doctor",
     "demo",
+    "explain",
     "store append",
     "store convert",
     "store export",

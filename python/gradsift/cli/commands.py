@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
 RUN_DIR = click.option("--run-dir", type=click.Path(path_type=Path), help="Write here instead of where CONFIG says.")
+
+SELECTION = click.option("--selection", metavar="NAME", help="Which selection, where the run has one for each target.")
 
 
 def reporter() -> Reporter:
@@ -52,6 +55,17 @@ def at_work(config: Path, run_dir: Path | None, *, shared: bool = False) -> Iter
         yield job
 
 
+def show_diagnostics(directories: Sequence[Path]) -> None:
+    """How far each selection can be trusted, on standard error."""
+    from rich.console import Console
+
+    from gradsift.cli.explain import diagnostics_table
+    from gradsift.pipeline.rundir import read_json
+
+    for directory in directories:
+        Console(stderr=True).print(diagnostics_table(directory.name, read_json(directory / "selection.json")))
+
+
 def show_results(record: dict[str, Any], directory: Path) -> None:
     """The table of a run, and where its report lies."""
     from rich.console import Console
@@ -75,6 +89,7 @@ def show_results(record: dict[str, Any], directory: Path) -> None:
         for source, count in selection["make_up"].items():
             table.add_row(escape(source), str(count), str(record["pool"]["make_up"][source]))
         console.print(table)
+    show_diagnostics([directory / "selection" / name for name in record["selections"]])
     click.echo(f"report: {directory / 'results.md'}   everything: {directory / 'README.md'}")
 
 
@@ -149,17 +164,68 @@ def collect(config: Path, run_dir: Path | None, profile: bool) -> None:
 @app.command()
 @CONFIG
 @RUN_DIR
-def select(config: Path, run_dir: Path | None) -> None:
+@click.option("--why", is_flag=True, help="Also write why.jsonl: for each sample what its influence is made of.")
+def select(config: Path, run_dir: Path | None, why: bool) -> None:
     """Select the samples of highest influence (and do the steps before, if needed).
 
     \b
     Example:  gradsift select my.toml
+              gradsift select my.toml --why
     """
     with at_work(config, run_dir) as job:
         from gradsift.pipeline.select import select_samples as step
 
-        for directory in step(job):
+        directories = step(job, why=why)
+        show_diagnostics(directories)
+        for directory in directories:
             click.echo(directory / "selected.jsonl")
+
+
+@app.command()
+@click.argument("sample", metavar="ID")
+@click.argument("config", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@RUN_DIR
+@SELECTION
+@click.option("--closest", default=5, show_default=True, type=click.IntRange(0), help="Target examples to show.")
+@click.option("--neighbours", default=5, show_default=True, type=click.IntRange(0), help="Samples of the pool to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, texts uncut.")
+def explain(
+    sample: str,
+    config: Path | None,
+    run_dir: Path | None,
+    selection: str | None,
+    closest: int,
+    neighbours: int,
+    as_json: bool,
+) -> None:
+    """Say what the influence of the sample ID is made of, and what it resembles.
+
+    Without CONFIG the run directory is --run-dir, or the one this is called in. Reads the pool's rows once.
+
+    \b
+    Example:  gradsift explain math-0017 my.toml
+              gradsift explain math-0017 --run-dir runs/first --json
+    """
+    from rich.console import Console
+
+    from gradsift.cli.explain import finished, print_explanation
+
+    of = finished(config, run_dir, selection)
+    listener = reporter()
+    with listener.task("explain", of.record["counts"]["pool"], "rows") as advance:
+        done = 0
+
+        def progress(rows: int, total: int) -> None:
+            nonlocal done
+            advance(rows - done)
+            done = rows
+
+        explanation = of.explain(sample, closest=closest, neighbours=neighbours, progress=progress)
+    record = of.in_words(explanation)
+    if as_json:
+        click.echo(json.dumps(record, indent=1, allow_nan=False))
+    else:
+        print_explanation(Console(), record)
 
 
 @app.command()

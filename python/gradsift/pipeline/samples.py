@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gradsift.data import EncodedSet, SampleSet, encode_samples, read_samples, require_labels
+from gradsift.data import EncodedSet, Sample, SampleSet, encode_samples, read_samples, require_labels
 from gradsift.pipeline.config import RunConfig
 from gradsift.pipeline.progress import Reporter
 
@@ -55,32 +56,40 @@ class Part:
         return f"{title}: {len(self)} samples, {sum(len(e.input_ids) for e in self.encoded)} tokens{tail}"
 
 
-def load_pool(config: RunConfig, tokenizer: Any, reporter: Reporter) -> Part:
-    """The candidates."""
+def read_pool(config: RunConfig) -> SampleSet:
+    """The candidates, not yet encoded."""
     pool = config.pool
-    samples = read_samples(
+    return read_samples(
         pool.sources,
         id_field=pool.id_field,
         bad_rows=pool.bad_rows,
         limit=pool.limit,
         ids=None if pool.ids is None else Path(pool.ids),
     )
-    part = _encode(config, samples, tokenizer)
+
+
+def load_pool(config: RunConfig, tokenizer: Any, reporter: Reporter) -> Part:
+    """The candidates."""
+    part = _encode(config, read_pool(config), tokenizer)
     reporter.say(part.line("pool"))
     return part
 
 
-def load_target(config: RunConfig, name: str, tokenizer: Any, reporter: Reporter) -> Part:
-    """The examples of one target; every one must have label tokens left."""
+def read_target(config: RunConfig, name: str) -> SampleSet:
+    """The examples of one target, not yet encoded."""
     target = config.targets[name]
-    samples = read_samples(
+    return read_samples(
         target.sources,
         id_field=target.id_field,
         subtask_field=target.subtask_field,
         subtask_from_file=target.subtask_from_file,
         bad_rows=target.bad_rows,
     )
-    part = _encode(config, samples, tokenizer)
+
+
+def load_target(config: RunConfig, name: str, tokenizer: Any, reporter: Reporter) -> Part:
+    """The examples of one target; every one must have label tokens left."""
+    part = _encode(config, read_target(config, name), tokenizer)
     require_labels(part.encoded, f"target {name}")
     reporter.say(part.line(f"target {name}"))
     return part
@@ -124,9 +133,14 @@ def _encode(config: RunConfig, samples: SampleSet, tokenizer: Any) -> Part:
     return Part(samples, encode_samples(samples, tokenizer, max_length=model.max_length, template=model.template))
 
 
-def subtask_names(name: str, part: Part) -> list[str]:
+def subtasks_of(name: str, samples: Iterable[Sample]) -> list[str]:
     """The subtask of every example of target `name`: the target itself, or ``target/subtask``."""
-    return [f"{name}/{s.subtask}" if s.subtask else name for s in part.samples]
+    return [f"{name}/{s.subtask}" if s.subtask else name for s in samples]
+
+
+def subtask_names(name: str, part: Part) -> list[str]:
+    """`subtasks_of` the examples of a part."""
+    return subtasks_of(name, part.samples)
 
 
 def source_name(sample: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gradsift.datastore import Datastore
 from gradsift.pipeline.collect import collect
+from gradsift.pipeline.finished import FinishedSelection
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.samples import source_name, subtask_names
 from gradsift.pipeline.training import checkpoint_record
@@ -21,10 +22,15 @@ def selection_targets(run: Run) -> dict[str, list[str]]:
     return {"selected": list(run.config.targets)}
 
 
-def select_samples(run: Run) -> list[Path]:
-    """Makes every selection of the run; returns their directories."""
+def select_samples(run: Run, *, why: bool = False) -> list[Path]:
+    """Makes every selection of the run; returns their directories. With `why`, ``why.jsonl`` explains each sample."""
     checkpoints = collect(run)
-    return [_select_one(run, checkpoints, name, targets) for name, targets in selection_targets(run).items()]
+    directories = [_select_one(run, checkpoints, name, targets) for name, targets in selection_targets(run).items()]
+    if why:
+        for directory in directories:
+            path = FinishedSelection.open(run.config, directory.name).write_why()
+            run.reporter.say(f"selection {directory.name}: why, in {path}")
+    return directories
 
 
 def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]) -> Path:
@@ -63,7 +69,8 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
             **run.config.select.budget(),
         )
     result = result.with_sources([source_name(sample) for sample in run.pool.samples])
-    (directory / "step.json").unlink(missing_ok=True)
+    for stale in ("step.json", "why.jsonl", "report.html"):
+        (directory / stale).unlink(missing_ok=True)
     result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
     run.directory.finish(directory, settings)
     for line in summary_lines(name, result):

@@ -1,0 +1,150 @@
+"""A selection that was made, opened again: to explain it, to report on it. No model and no tokenizer is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gradsift.data import Sample, SampleSet
+from gradsift.datastore import Datastore
+from gradsift.errors import ConfigError, DataError
+from gradsift.pipeline.config import RunConfig, parse_config
+from gradsift.pipeline.rundir import RunDirectory, read_json
+from gradsift.pipeline.samples import read_pool, read_target, subtasks_of
+from gradsift.selection import Explanation, explain
+from gradsift.selection.explaining import why, write_why
+from gradsift.selection.problem import Problem, pose
+from gradsift.selection.sources import ids_digest
+
+
+def run_config(folder: Path) -> RunConfig:
+    """The configuration of the run in `folder`, wherever it was moved to."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder}: expected a run directory, got none (it has no config.json); name the configuration"
+        )
+    config = parse_config(read_json(path), base=folder, where=str(path))
+    return config.model_copy(update={"run_dir": str(folder.absolute())})
+
+
+@dataclass(frozen=True)
+class FinishedSelection:
+    """One selection of a run: what was written, and what it was made from.
+
+    Attributes
+    ----------
+    name, directory : as in the run directory
+    record : what ``selection.json`` holds
+    config : of the run
+    """
+
+    name: str
+    directory: Path
+    record: dict[str, Any]
+    config: RunConfig
+
+    @classmethod
+    def open(cls, config: RunConfig, name: str | None = None) -> FinishedSelection:
+        """The selection `name`; the only one where None.
+
+        Raises
+        ------
+        ConfigError
+            There is none, none of that name, or there are several and no name was given.
+        """
+        root = RunDirectory(Path(config.run_dir), config).root / "selection"
+        names = sorted(path.parent.name for path in root.glob("*/step.json"))
+        if not names:
+            raise ConfigError(f"{root}: expected a finished selection, got none; make it with gradsift select")
+        if name is None and len(names) > 1:
+            raise ConfigError(f"selection: expected one of {', '.join(names)}, got none; say --selection NAME")
+        if name is not None and name not in names:
+            raise ConfigError(f"selection: expected one of {', '.join(names)}, got {name!r}")
+        folder = root / (name or names[0])
+        return cls(folder.name, folder, read_json(folder / "selection.json"), config)
+
+    @cached_property
+    def pool(self) -> SampleSet:
+        """The candidates, which must be those that were selected from."""
+        samples = read_pool(self.config)
+        if ids_digest(samples.ids) != self.record["ids_digest"]["candidates"]:
+            raise DataError(
+                f"pool: expected the {self.record['counts']['pool']} samples that selection {self.name} was made from, "
+                f"got {len(samples)} others or in another order; restore the files or select again"
+            )
+        return samples
+
+    @cached_property
+    def targets(self) -> dict[str, SampleSet]:
+        names = [self.name] if self.config.select.per_target else list(self.config.targets)
+        return {name: read_target(self.config, name) for name in names}
+
+    @property
+    def target_samples(self) -> dict[str, Sample]:
+        return {sample.id: sample for part in self.targets.values() for sample in part}
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What `gradsift.select` was given."""
+        candidates, targets, weights, options = self._given()
+        return pose(candidates, targets, weights, ids=None, allow_partial=False, **options)
+
+    def explain(
+        self,
+        sample: str,
+        *,
+        closest: int = 5,
+        neighbours: int = 5,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Explanation:
+        """As `gradsift.explain`, with all that the selection was made with."""
+        candidates, targets, weights, options = self._given()
+        return explain(
+            sample, candidates, targets, weights, closest=closest, neighbours=neighbours, progress=progress, **options
+        )
+
+    def in_words(self, explanation: Explanation) -> dict[str, Any]:
+        """`explanation` as JSON values, with the place in this selection and the messages of every sample it names."""
+        pool = {sample.id: sample for sample in self.pool}
+        targets = self.target_samples
+        record = explanation.to_dict()
+        record["selection"] = self.name
+        record["selected_rank"] = self.selected_rank(record["id"])
+        record["messages"] = list(pool[record["id"]].messages)
+        for near in record["closest_targets"]:
+            near["messages"] = list(targets[near["id"]].messages)
+        for near in record["neighbours"]:
+            near["messages"] = list(pool[near["id"]].messages)
+            near["selected_rank"] = self.selected_rank(near["id"])
+        return record
+
+    def why(self, positions: Sequence[int], *, closest: int = 3) -> list[Explanation]:
+        return why(self.problem, positions, closest=closest)
+
+    def write_why(self) -> Path:
+        """``why.jsonl`` beside ``selected.jsonl``."""
+        path = self.directory / "why.jsonl"
+        write_why(path, self.why(self.record["positions"]))
+        return path
+
+    def selected_rank(self, sample: str) -> int | None:
+        """1 for the best of the selection; None where it was not selected."""
+        ids = self.record["ids"]
+        return ids.index(sample) + 1 if sample in ids else None
+
+    def _given(self) -> tuple[list[Datastore], list[list[Datastore]], list[float], dict[str, Any]]:
+        directory, settings = RunDirectory(Path(self.config.run_dir), self.config), self.record["settings"]
+        checkpoints = [c["checkpoint"]["name"] for c in self.record["candidates"]]
+        return (
+            [Datastore.open(directory.pool_store(c)) for c in checkpoints],
+            [[Datastore.open(directory.target_store(c, t)) for t in self.targets] for c in checkpoints],
+            settings["weights"],
+            {
+                "reduce": settings["reduce"],
+                "subtasks": [s for name, part in self.targets.items() for s in subtasks_of(name, part)],
+            },
+        )

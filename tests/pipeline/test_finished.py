@@ -1,0 +1,125 @@
+"""A selection opened again: explained from Python and from the command line, with nothing but its directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradsift.cli import main
+from gradsift.errors import ConfigError, DataError
+from gradsift.pipeline import Run, parse_config
+from gradsift.pipeline.finished import FinishedSelection, run_config
+from gradsift.pipeline.select import select_samples
+
+
+@pytest.fixture(scope="module")
+def run_dir(make_record: Callable[[Path], dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as far as its selection, explained."""
+    record = make_record(tmp_path_factory.mktemp("finished"))
+    run = Run.open(parse_config(record, base=Path("/")))
+    select_samples(run, why=True)
+    return run.directory.root
+
+
+@pytest.fixture
+def selection(run_dir: Path) -> FinishedSelection:
+    return FinishedSelection.open(run_config(run_dir))
+
+
+def test_why_jsonl_explains_each_selected_sample_in_order(selection: FinishedSelection) -> None:
+    lines = [json.loads(line) for line in (selection.directory / "why.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["id"] for line in lines] == selection.record["ids"]
+    np.testing.assert_allclose([line["influence"] for line in lines], selection.record["influence"], atol=1e-6)
+    assert len(lines[0]["checkpoints"]) == len(selection.record["candidates"]) > 1
+
+
+def test_a_sample_is_explained_as_it_was_scored(selection: FinishedSelection) -> None:
+    best = selection.record["ids"][0]
+    found = selection.explain(best, neighbours=3)
+    assert (found.rank, selection.selected_rank(best)) == (1, 1)
+    assert found.influence == pytest.approx(selection.record["influence"][0], abs=1e-6)
+    assert {n.id for n in found.closest_targets} <= set(selection.target_samples)
+    assert len(found.neighbours) == 3
+
+
+def test_diagnostics_of_a_run_count_sources(selection: FinishedSelection) -> None:
+    sources = selection.record["diagnostics"]["sources"]
+    assert sources["pool"] == {"capitals": 20, "digits": 16}
+    assert sum(sources["selected"].values()) == len(selection.record["ids"])
+
+
+def test_a_run_directory_that_was_moved_explains_itself(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run_dir, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert main(["explain", "digits-3", "--json", "--closest", "2", "--neighbours", "1"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["id"] == "digits-3"
+    assert record["messages"][0] == {"role": "user", "content": "ddd"}
+    assert [len(record[k]) for k in ("closest_targets", "neighbours")] == [2, 1]
+    assert all(near["messages"] for near in record["closest_targets"] + record["neighbours"])
+
+
+def test_explain_prints_for_people(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "digits-3", "--run-dir", str(run_dir)]) == 0
+    out = capsys.readouterr().out
+    for text in ("digits-3: influence", "user: ddd", "Closest target examples", "Nearest in the pool"):
+        assert text in out
+
+
+def test_an_unknown_id_is_explained_with_ids_like_it(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "digit-3", "--run-dir", str(run_dir)]) == 1
+    err = capsys.readouterr().err
+    assert "got 'digit-3'" in err
+    assert "'digits-3'" in err
+
+
+def test_explain_needs_neither_torch_nor_transformers(run_dir: Path) -> None:
+    code = (
+        "import sys; from gradsift.cli import main; "
+        f"status = main(['explain', 'digits-3', '--run-dir', {str(run_dir)!r}]); "
+        "print(status, sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_a_pool_that_changed_since_is_refused(run_dir: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(run_dir, root)
+    config = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    (source,) = config["pool"]["sources"]
+    changed = tmp_path / "pool.jsonl"
+    changed.write_text("".join(Path(source).read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), "utf-8")
+    config["pool"]["sources"] = [str(changed)]
+    (root / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(DataError, match="expected the 36 samples that selection selected was made from, got 35"):
+        _ = FinishedSelection.open(run_config(root)).pool
+
+
+def test_what_is_not_there_is_said(run_dir: Path, tmp_path: Path) -> None:
+    config = run_config(run_dir)
+    with pytest.raises(ConfigError, match="expected one of selected, got 'other'"):
+        FinishedSelection.open(config, "other")
+    with pytest.raises(ConfigError, match="expected a finished selection, got none; make it with gradsift select"):
+        FinishedSelection.open(config.model_copy(update={"run_dir": str(tmp_path)}))
+    with pytest.raises(ConfigError, match=r"expected a run directory, got none \(it has no config.json\)"):
+        run_config(tmp_path)
+
+
+def test_one_of_several_selections_must_be_named(run_dir: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(run_dir / "selection" / "selected", root / "selection" / "a")
+    shutil.copytree(run_dir / "selection" / "selected", root / "selection" / "b")
+    config = run_config(run_dir).model_copy(update={"run_dir": str(root)})
+    with pytest.raises(ConfigError, match="expected one of a, b, got none; say --selection NAME"):
+        FinishedSelection.open(config)
+    assert FinishedSelection.open(config, "b").name == "b"
