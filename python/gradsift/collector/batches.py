@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,11 @@ class LanguageBatch:
         Flat positions of the tokens that predict a label, by sample. Where there are fewer than `LEAST_ROWS`, the last
         is repeated; its repeats belong to its sample, enter no loss and have no gradient.
     targets : int64 tensor, one for each label
+    counts : (B,) int64 tensor, beside `targets`
     tokens : (B,) int64
-        Labels of each sample.
+        Labels of each sample, both.
+    largest_id : int
+        The largest of `targets`, -1 if there are none.
     """
 
     inputs: dict[str, Any]
@@ -44,7 +47,9 @@ class LanguageBatch:
     label_layout: Layout
     predicting: torch.Tensor
     targets: torch.Tensor
+    counts: torch.Tensor
     tokens: np.ndarray
+    largest_id: int
 
     @property
     def n_samples(self) -> int:
@@ -62,12 +67,38 @@ class LanguageBatch:
             _packed(np.array([0, *tokens])),
             self.predicting[labels] - span.start,
             self.targets[labels],
+            self.counts[b : b + 1],
             tokens,
+            self.largest_id,
+        )
+
+    def to(self, device: torch.device) -> LanguageBatch:
+        """The same with its tensors on `device`, without waiting for it."""
+        if device.type == "cpu":
+            return self
+        keep = self.layout.keep
+        return replace(
+            self,
+            inputs={k: to_device(v, device) if isinstance(v, torch.Tensor) else v for k, v in self.inputs.items()},
+            layout=replace(self.layout, keep=None if keep is None else to_device(keep, device)),
+            predicting=to_device(self.predicting, device),
+            targets=to_device(self.targets, device),
+            counts=to_device(self.counts, device),
         )
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`; from CPU memory to a GPU by way of pinned memory, for which nobody waits."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def read_batch(batch: object, model: nn.Module, device: torch.device) -> LanguageBatch:
-    """`batch` as the model takes it; every wrong key, shape, dtype and device is refused by name."""
+    """`batch` as the model on `device` takes it; every wrong key, shape, dtype and device is refused by name.
+
+    It is read on the CPU: tensors that lie on the device are copied back first, which waits for it.
+    """
     if not isinstance(batch, Mapping):
         raise TypeError(f"batch: expected a mapping of tensors, got {type(batch).__name__}")
     keys = set(batch)
@@ -89,9 +120,9 @@ def read_batch(batch: object, model: nn.Module, device: torch.device) -> Languag
     if "use_cache" in accepted:
         inputs["use_cache"] = False
     if wanted is _PACKED:
-        return _read_packed(batch, inputs, labels, "position_ids" in accepted)
+        return _read_packed(batch, inputs, labels, "position_ids" in accepted, device).to(device)
     mask = _integers("attention_mask", batch["attention_mask"], ids.shape, device).to(torch.bool)
-    return _read_padded(inputs, labels, mask, "position_ids" in accepted)
+    return _read_padded(inputs, labels, mask, "position_ids" in accepted).to(device)
 
 
 def _read_padded(
@@ -107,16 +138,20 @@ def _read_padded(
     if takes_positions:
         # Counted from the sample's own first token: left padding must not move it.
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-    lengths = mask.sum(1).cpu().numpy()
+    lengths = mask.sum(1).numpy()
     keep = None if bool(mask.all()) else mask.reshape(-1).nonzero()[:, 0]
     predicts = torch.zeros_like(mask)
     predicts[:, :-1] = mask[:, :-1] & mask[:, 1:] & (labels[:, 1:] != IGNORED)
     layout = Layout((B, T), _offsets(lengths), keep)
-    return _with_labels(inputs, layout, labels, predicts, predicts.sum(1).cpu().numpy())
+    return _with_labels(inputs, layout, labels, predicts, predicts.sum(1).numpy())
 
 
 def _read_packed(
-    batch: Mapping[str, Any], inputs: dict[str, Any], labels: torch.Tensor, takes_positions: bool
+    batch: Mapping[str, Any],
+    inputs: dict[str, Any],
+    labels: torch.Tensor,
+    takes_positions: bool,
+    device: torch.device,
 ) -> LanguageBatch:
     if labels.shape[0] != 1:
         raise ValueError(f"batch['input_ids']: expected shape (1, N) with cu_seqlens, got {tuple(labels.shape)}")
@@ -129,20 +164,20 @@ def _read_packed(
     offsets = offsets.astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != N or bool((np.diff(offsets) < 0).any()):
         raise ValueError(f"batch['cu_seqlens']: expected offsets that rise from 0 to {N}, got {offsets.tolist()}")
-    lengths = torch.as_tensor(np.diff(offsets), device=labels.device)
-    starts = torch.as_tensor(offsets[:-1], device=labels.device)
-    positions = (torch.arange(N, device=labels.device) - starts.repeat_interleave(lengths))[None]
-    given = _integers("position_ids", batch["position_ids"], labels.shape, labels.device)
+    lengths = torch.as_tensor(np.diff(offsets))
+    starts = torch.as_tensor(offsets[:-1])
+    positions = (torch.arange(N) - starts.repeat_interleave(lengths))[None]
+    given = _integers("position_ids", batch["position_ids"], labels.shape, device)
     if not torch.equal(given.to(torch.int64), positions):
         raise ValueError("batch['position_ids']: expected 0, 1, 2, … within each sample of cu_seqlens, got others")
     if not takes_positions:
         raise ValueError("batch: expected a padded batch, since this model takes no position_ids, got a packed one")
     # No attention_mask: transformers then reads the borders off the restarting positions.
     inputs["position_ids"] = positions
-    sample = torch.arange(len(lengths), device=labels.device).repeat_interleave(lengths)
+    sample = torch.arange(len(lengths)).repeat_interleave(lengths)
     predicts = torch.zeros_like(labels, dtype=torch.bool)
     predicts[0, :-1] = (sample[1:] == sample[:-1]) & (labels[0, 1:] != IGNORED)
-    tokens = torch.bincount(sample[predicts[0]], minlength=len(lengths)).cpu().numpy()
+    tokens = torch.bincount(sample[predicts[0]], minlength=len(lengths)).numpy()
     return _with_labels(inputs, _packed(offsets), labels, predicts, tokens)
 
 
@@ -151,12 +186,16 @@ def _with_labels(
 ) -> LanguageBatch:
     predicting = predicts.reshape(-1).nonzero()[:, 0]
     targets = labels.reshape(-1)[predicting + 1].to(torch.int64)
+    counts = torch.as_tensor(tokens.astype(np.int64))
+    largest_id = int(targets.max()) if len(targets) else -1
     offsets = _offsets(tokens)
     if 0 < len(predicting) < LEAST_ROWS:
         repeats = LEAST_ROWS - len(predicting)
         predicting = torch.cat([predicting, predicting[-1:].expand(repeats)])
         offsets[int(np.flatnonzero(tokens)[-1]) + 1 :] += repeats
-    return LanguageBatch(inputs, layout, _packed(offsets), predicting, targets, tokens.astype(np.int64))
+    return LanguageBatch(
+        inputs, layout, _packed(offsets), predicting, targets, counts, tokens.astype(np.int64), largest_id
+    )
 
 
 def sample_losses(logits: torch.Tensor, batch: LanguageBatch) -> torch.Tensor:
@@ -166,9 +205,10 @@ def sample_losses(logits: torch.Tensor, batch: LanguageBatch) -> torch.Tensor:
     """
     labelled = logits[0, : len(batch.targets)].float()
     each = nn.functional.cross_entropy(labelled, batch.targets.to(logits.device), reduction="none")
-    sample = torch.as_tensor(np.repeat(np.arange(batch.n_samples), batch.tokens), device=each.device)
-    tokens = torch.as_tensor(batch.tokens, device=each.device).clamp(min=1)
-    return torch.zeros(batch.n_samples, device=each.device).index_add(0, sample, each) / tokens
+    counts = batch.counts.to(each.device)
+    # in the order of the labels on every device; unsafe: counts that do not add up, which was seen to, are not looked for
+    sums: torch.Tensor = torch.segment_reduce(each, "sum", lengths=counts, unsafe=True)
+    return sums / counts.clamp(min=1)
 
 
 def _innermost(model: nn.Module) -> nn.Module:
@@ -186,9 +226,11 @@ def _integers(name: str, value: object, shape: tuple[int, ...] | None, device: t
         raise ValueError(f"batch[{name!r}]: expected shape {want}, got {tuple(value.shape)}")
     if value.is_floating_point() or value.is_complex():
         raise TypeError(f"batch[{name!r}]: expected integers, got {value.dtype}")
-    if value.device != device:
-        raise ValueError(f"batch[{name!r}]: expected a tensor on {device} like the model, got {value.device}; move it")
-    return value
+    if value.device.type != "cpu" and value.device != device:
+        raise ValueError(
+            f"batch[{name!r}]: expected a tensor on the CPU or on {device} like the model, got {value.device}; move it"
+        )
+    return value.cpu()
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

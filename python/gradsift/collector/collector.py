@@ -359,10 +359,8 @@ class GradientCollector:
         if not isinstance(logits, torch.Tensor) or logits.ndim != 3 or tuple(logits.shape[:2]) != (1, M):
             got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise CollectError(f"model: expected logits of shape (1, {M}, vocabulary), got {got}; give loss_fn=")
-        if M and int(batch.targets.max()) >= logits.shape[-1]:
-            raise ValueError(
-                f"batch['labels']: expected token ids below {logits.shape[-1]}, got {int(batch.targets.max())}"
-            )
+        if batch.largest_id >= logits.shape[-1]:
+            raise ValueError(f"batch['labels']: expected token ids below {logits.shape[-1]}, got {batch.largest_id}")
         return logits, seen[0]
 
     @contextmanager

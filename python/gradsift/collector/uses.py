@@ -85,7 +85,9 @@ def join_sparse(uses: Sequence[SparseUse], n_rows: int) -> SparseUse:
     sample = torch.cat([sample_index(u.offsets, device) for u in uses])
     key = sample * n_rows + torch.cat([u.rows for u in uses])
     grads = torch.cat([u.grads for u in uses])
-    unique, inverse = torch.unique(key, return_inverse=True)
-    summed = torch.zeros(len(unique), grads.shape[1], device=device).index_add_(0, inverse, grads)
+    unique, times = torch.unique(key, return_counts=True)
+    # in the order of the tokens on every device, which index_add_ on a GPU does not keep
+    grads = grads[torch.argsort(key, stable=True)]
+    summed = torch.segment_reduce(grads, "sum", lengths=times, axis=0, unsafe=True)
     counts = torch.bincount(unique // n_rows, minlength=len(uses[0].offsets) - 1).cpu().numpy()
     return SparseUse(unique % n_rows, summed, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
