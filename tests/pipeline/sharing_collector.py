@@ -28,7 +28,14 @@ class TokenCollector:
     def __init__(self, log: str, die_at: int | None) -> None:
         self._log, self._die_at = log, die_at
 
-    def collect(self, batch: dict[str, Any]) -> Sketches:
+    def start(self, batch: dict[str, Any]) -> TokenCollector:
+        self._sketches = self._collect(batch)
+        return self
+
+    def result(self) -> Sketches:
+        return self._sketches
+
+    def _collect(self, batch: dict[str, Any]) -> Sketches:
         numbers = batch["input_ids"][:, 0].tolist()
         with open(self._log, "a", encoding="utf-8") as file:
             file.writelines(f"{os.getpid()} {number}\n" for number in numbers)

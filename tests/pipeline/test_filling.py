@@ -61,7 +61,7 @@ def bytes_of(stores: Path) -> dict[str, bytes]:
 
 def batch_sizes(monkeypatch: pytest.MonkeyPatch, fails: Any = None) -> list[tuple[int, int]]:
     """(samples, tokens) of every batch collected from now on; `fails` says which of them run out of memory."""
-    original, seen = GradientCollector.collect, []
+    original, seen = GradientCollector.start, []
 
     def collect_or_fail(self: Any, batch: Any) -> Any:
         size = len(batch["cu_seqlens"]) - 1, int(batch["input_ids"].numel())
@@ -72,7 +72,7 @@ def batch_sizes(monkeypatch: pytest.MonkeyPatch, fails: Any = None) -> list[tupl
         seen.append(size)
         return original(self, batch)
 
-    monkeypatch.setattr(GradientCollector, "collect", collect_or_fail)
+    monkeypatch.setattr(GradientCollector, "start", collect_or_fail)
     return seen
 
 
@@ -214,7 +214,7 @@ def test_another_failure_is_not_taken_for_memory(small: dict[str, Any], monkeypa
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(GradientCollector, "bytes_per_token", lambda self, batch: 2**20)
-    monkeypatch.setattr(GradientCollector, "collect", collect_badly)
+    monkeypatch.setattr(GradientCollector, "start", collect_badly)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run_collect(small)
 

@@ -102,7 +102,7 @@ def test_an_interrupted_collection_goes_on_and_writes_the_same_bytes(
     whole = {p.name: p.read_bytes() for p in (run_dir / "stores").glob("*/pool/*.gs")}
     assert len(whole) == 2 * 5
     shutil.rmtree(run_dir / "stores")
-    original, calls = GradientCollector.collect, [0]
+    original, calls = GradientCollector.start, [0]
 
     def interrupted(self: Any, batch: Any) -> Any:
         calls[0] += 1
@@ -110,10 +110,10 @@ def test_an_interrupted_collection_goes_on_and_writes_the_same_bytes(
             raise KeyboardInterrupt
         return original(self, batch)
 
-    monkeypatch.setattr(GradientCollector, "collect", interrupted)
+    monkeypatch.setattr(GradientCollector, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         collect(open_run(record))
-    monkeypatch.setattr(GradientCollector, "collect", original)
+    monkeypatch.setattr(GradientCollector, "start", original)
     kept = list((run_dir / "stores").glob("*/pool/*.gs"))
     assert 0 < len(kept) < 10
     collect(open_run(record))

@@ -18,12 +18,14 @@ from gradsift.collector.clock import Clock
 from gradsift.collector.collector import GradientCollector
 from gradsift.collector.memory import available_bytes, is_out_of_memory
 from gradsift.collector.moments import OPTIMIZER_NAMES, Moments, load_moments
+from gradsift.collector.transfer import PendingSketches
 
 __all__ = [
     "OPTIMIZER_NAMES",
     "Clock",
     "GradientCollector",
     "Moments",
+    "PendingSketches",
     "available_bytes",
     "is_out_of_memory",
     "load_moments",

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gradsift.collector.layout import Layout
+from gradsift.collector.transfer import to_device
 
 IGNORED = -100
 # MKL multiplies up to three rows by a path of its own that adds up the vocabulary one by one: gradients of the hidden
@@ -85,13 +86,6 @@ class LanguageBatch:
             targets=to_device(self.targets, device),
             counts=to_device(self.counts, device),
         )
-
-
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`tensor` on `device`; from CPU memory to a GPU by way of pinned memory, for which nobody waits."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def read_batch(batch: object, model: nn.Module, device: torch.device) -> LanguageBatch:
@@ -206,7 +200,7 @@ def sample_losses(logits: torch.Tensor, batch: LanguageBatch) -> torch.Tensor:
     labelled = logits[0, : len(batch.targets)].float()
     each = nn.functional.cross_entropy(labelled, batch.targets.to(logits.device), reduction="none")
     counts = batch.counts.to(each.device)
-    # in the order of the labels on every device; unsafe: counts that do not add up, which was seen to, are not looked for
+    # In the order of the labels on every device. "unsafe" looks for no counts that do not add up; these do.
     sums: torch.Tensor = torch.segment_reduce(each, "sum", lengths=counts, unsafe=True)
     return sums / counts.clamp(min=1)
 

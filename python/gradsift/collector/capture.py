@@ -122,8 +122,9 @@ class Pass:
         """To be called between forward and backward: how samples lie in tensors before and in the output layer."""
         self.phase = "backward"
         self.layout, self.label_layout = layout, label_layout
-        self._rows = torch.zeros(layout.n_samples, self._projector.spec.proj_dim)
-        self._norms = torch.zeros(layout.n_samples, 2, dtype=torch.float64)
+        device = self._projector.device
+        self._rows = torch.zeros(layout.n_samples, self._projector.spec.proj_dim, device=device)
+        self._norms = torch.zeros(layout.n_samples, 2, dtype=torch.float64, device=device)
 
     def finish(self, trained: Sequence[TrainedParameter]) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows (B, P) float32 and squared norms (B, 2) float64; parameters with gradients still to come get none."""
@@ -278,7 +279,7 @@ def _fused_uses(site: Site, saved: Sequence[torch.Tensor], dy: torch.Tensor, lay
         uses["weight"] = SparseUse(rows, grads, offsets)
     elif site.kind in (LINEAR, CONV1D):
         # The output's dtype is the one the product was computed in: autocast brings the input to it.
-        dtype = torch.bfloat16 if g.values.dtype == torch.bfloat16 else torch.float32
+        dtype = g.values.dtype if g.values.dtype in (torch.bfloat16, torch.float16) else torch.float32
         a, d = layout.tokens(x, where=site.where).values.to(g.values.dtype).to(dtype), g.values.to(dtype)
         uses["weight"] = OuterUse(d, a, g.offsets) if site.kind == LINEAR else OuterUse(a, d, g.offsets)
     else:

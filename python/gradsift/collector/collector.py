@@ -20,13 +20,14 @@ from gradsift.collector.batches import LanguageBatch, read_batch, sample_losses
 from gradsift.collector.capture import Pass, Site, sites_of
 from gradsift.collector.clock import Clock
 from gradsift.collector.guard import UseGuard
-from gradsift.collector.kinds import OTHER
+from gradsift.collector.kinds import OTHER, op_of
 from gradsift.collector.layout import Layout
 from gradsift.collector.memory import LOGIT_BYTES, SavedBytes
 from gradsift.collector.moments import Moments
 from gradsift.collector.parameters import ModulesFilter, choose, trained_parameters, unwrap
 from gradsift.collector.precision import choose_float32_matmul
-from gradsift.collector.sketching import Projector
+from gradsift.collector.sketching import Projector, projection_device
+from gradsift.collector.transfer import PendingSketches
 from gradsift.errors import CollectError
 from gradsift.sketches import Sketches
 from gradsift.specs import Gamma, ProjectionSpec
@@ -63,7 +64,8 @@ class GradientCollector:
         Replaces the language-model loss: each sample's own loss. Tensors in the model then have B as their first
         dimension; ``tokens`` of the sketches is 1.
     backend : {"auto", "cpu", "reference"}
-        Of the projection ops.
+        Of the projection ops. "auto" takes the GPU's for a model on a CUDA device, and refuses where one that is needed
+        cannot run; "cpu" and "reference" copy layer inputs and gradients to the host.
     float32_matmul : {"auto", "unchanged"}
         How float32 matrices are multiplied meanwhile: by the fastest library measured to be as accurate as torch's
         default, or as torch is set. `report` and the log say which. The model's own dtype is never changed.
@@ -83,7 +85,9 @@ class GradientCollector:
     -----
     While it collects, the model is in evaluation mode with dropout off (gradient checkpointing stays on if it is
     enabled) and its parameters require no gradient; afterwards all is as before and no ``.grad`` was touched.
-    The ops run on the CPU: with the model on another device, layer inputs and gradients are copied to the host.
+    On a CUDA device hooks launch on the stream of the backward and wait for nothing after the first batch, but for the
+    row numbers of trained embeddings; moments are copied there once. A model on another device (MPS, …) is collected
+    by the CPU's kernels.
     """
 
     def __init__(
@@ -102,7 +106,6 @@ class GradientCollector:
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(spec, ProjectionSpec):
             raise TypeError(f"spec: expected a ProjectionSpec, got {type(spec).__name__}")
-        backends.choose("project_linear", backend)
         self._model = unwrap(model)
         all_trained = trained_parameters(self._model)
         if not all_trained:
@@ -122,8 +125,11 @@ class GradientCollector:
             profile = Clock(enabled=profile, synchronize=torch.cuda.synchronize if device.type == "cuda" else None)
         self._clock = profile
         self._matmul = choose_float32_matmul(device, float32_matmul)
-        self._projector = Projector(spec, self.gamma, moments or {}, backend)
         self._sites = sites_of(self._trained)
+        where = projection_device(device, backend)
+        for op in sorted({op_of(site.kind) for site in self._sites}):
+            backends.choose(op, backend, where.type)
+        self._projector = Projector(spec, self.gamma, moments or {}, backend, where)
         self._owners = {id(t.parameter): (t.name, frozenset(id(o.module) for o in t.owners)) for t in self._trained}
         self._paths: dict[str, str] = {}
         self._samples = self._batches = 0
@@ -153,7 +159,7 @@ class GradientCollector:
         packed batches, and of some only the shapes in padded ones tell whose a token is.
         """
         before = self._samples, self._batches, self._packing_tried
-        self._collect(batch)
+        self._start(batch).result()
         self._samples, self._batches, self._packing_tried = before
 
     def collect(self, batch: Any) -> Sketches:
@@ -161,7 +167,8 @@ class GradientCollector:
 
         Parameters
         ----------
-        batch : mapping of torch tensors on the model's device, or what `loss_fn` takes
+        batch : mapping of torch tensors, or what `loss_fn` takes
+            On the CPU, from where they are sent to the model's device, or already there, which costs a copy back.
             Padded: ``input_ids``, ``attention_mask`` and ``labels`` (B, T), labels −100 where nothing is to be
             predicted. Packed: ``input_ids``, ``position_ids`` and ``labels`` (1, N), with ``cu_seqlens`` (B + 1,):
             sample b is tokens ``cu_seqlens[b]:cu_seqlens[b + 1]``. The first token of a sample is never predicted.
@@ -178,9 +185,17 @@ class GradientCollector:
         CollectError
             Gradients cannot be told apart by sample in some module, or the model lets samples see each other.
         """
-        return self._collect(batch)
+        return self.start(batch).result()
 
-    def _collect(self, batch: Any) -> Sketches:
+    def start(self, batch: Any) -> PendingSketches:
+        """Launches what `collect` does and returns without waiting for a GPU: ``start(batch).result()`` is `collect`.
+
+        A loop that starts a batch before it asks for the result of the last keeps the device busy. On the CPU all is
+        done at once.
+        """
+        return self._start(batch)
+
+    def _start(self, batch: Any) -> PendingSketches:
         with ExitStack() as stack:
             stack.enter_context(self._clock.part("other"))
             stack.enter_context(self._matmul.set())
@@ -247,7 +262,7 @@ class GradientCollector:
             **({"time": self._clock.report()} if self._clock.enabled else {}),
         }
 
-    def _collect_any(self, batch: Any, loss_fn: Callable[[nn.Module, Any], torch.Tensor]) -> Sketches:
+    def _collect_any(self, batch: Any, loss_fn: Callable[[nn.Module, Any], torch.Tensor]) -> PendingSketches:
         current = self._pass()
         with current.hooks():
             with self._clock.part("forward"), self._guard(current):
@@ -262,7 +277,7 @@ class GradientCollector:
             layout = Layout.of_samples(len(losses))
             return self._sketch(current, losses, layout, None, np.ones(len(losses), dtype=np.int64))
 
-    def _collect_read(self, batch: LanguageBatch) -> Sketches:
+    def _collect_read(self, batch: LanguageBatch) -> PendingSketches:
         # One sample alone costs the model's own attention nothing, and there is nothing to try it against.
         if not (batch.layout.packed and batch.n_samples > 1 and self._apart.supported):
             return self._collect_language(batch)
@@ -274,13 +289,13 @@ class GradientCollector:
             self._packing_tried = False
         return self._collect_language(batch)
 
-    def _collect_language(self, batch: LanguageBatch) -> Sketches:
+    def _collect_language(self, batch: LanguageBatch) -> PendingSketches:
         if not batch.tokens.any():
-            zeros = np.zeros(batch.n_samples)
             self._samples += batch.n_samples
             self._batches += 1
-            rows = np.zeros((batch.n_samples, self.spec.proj_dim), dtype=np.float32)
-            return Sketches(rows, zeros, zeros.copy(), zeros.astype(np.float32), batch.tokens)
+            B = batch.n_samples
+            zeros = torch.zeros(B, self.spec.proj_dim), torch.zeros(B, 2, dtype=torch.float64), torch.zeros(B)
+            return PendingSketches(*zeros, batch.tokens)
         current = self._pass()
         with ExitStack() as stack:
             stack.enter_context(current.hooks())
@@ -302,22 +317,17 @@ class GradientCollector:
         layout: Layout,
         label_layout: Layout | None,
         tokens: np.ndarray,
-    ) -> Sketches:
+    ) -> PendingSketches:
         current.start_backward(layout, label_layout)
         if losses.requires_grad:
             # Not under autocast: the backward's dtypes are those the forward recorded.
             with self._clock.part("backward"), torch.autocast(losses.device.type, enabled=False):
                 losses.float().sum().backward()  # type: ignore[no-untyped-call]
         rows, norms = current.finish(self._trained)
-        without = torch.as_tensor(tokens == 0)
-        rows[without] = 0.0
-        norms[without] = 0.0
         self._paths.update(current.paths)
         self._samples += layout.n_samples
         self._batches += 1
-        grad_norm, gamma_norm = norms.clamp(min=0.0).sqrt().numpy().T
-        loss = losses.detach().float().cpu().numpy()
-        return Sketches(rows.numpy(), grad_norm.copy(), gamma_norm.copy(), loss, tokens)
+        return PendingSketches(rows, norms, losses, tokens)
 
     def _pass(self) -> Pass:
         for site in self._sites:

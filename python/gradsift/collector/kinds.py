@@ -49,6 +49,11 @@ def kind_of(module: nn.Module, attributes: frozenset[str]) -> str:
     return OTHER
 
 
+def op_of(kind: str) -> str:
+    """The op that sketches weights of modules of `kind`; their biases are always rows."""
+    return "project_linear" if kind in (LINEAR, CONV1D) else "project_rows"
+
+
 def normalised(kind: str, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """x̂ in float32, what a norm of `kind` multiplies with its weight; the gradient of the weight is ``Σ dy · x̂``."""
     x = x.float()

@@ -18,13 +18,18 @@ MomentsOf = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 class Projector:
     """Knows projection, Γ and moments; adds parameters' sketches to the rows of a batch.
 
-    S·Γ(0) of a parameter, which momentum makes non-zero, is computed once and kept (P numbers a parameter).
+    S·Γ(0) of a parameter, which momentum makes non-zero, is computed once and kept (P numbers a parameter). All is done
+    on `device`; moments are copied there once, when their parameter is first met.
     """
 
-    def __init__(self, spec: ProjectionSpec, gamma: Gamma, moments: MomentsOf, backend: str) -> None:
+    def __init__(
+        self, spec: ProjectionSpec, gamma: Gamma, moments: MomentsOf, backend: str, device: torch.device
+    ) -> None:
         self.spec = spec
         self.gamma = gamma
+        self.device = device
         self._moments = moments
+        self._moments_here: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._backend = backend
         self._at_zero: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -61,7 +66,7 @@ class Projector:
     def add_rows(self, trained: TrainedParameter, grads: torch.Tensor, rows: torch.Tensor, norms: torch.Tensor) -> None:
         """The same for gradients (B, *stored shape) that exist already."""
         project_rows(
-            _host(as_matrix_order(trained, grads).float()).contiguous(),
+            self._here(as_matrix_order(trained, grads).float()).contiguous(),
             self.spec,
             param=trained.name,
             gamma=self.gamma,
@@ -75,8 +80,8 @@ class Projector:
     def _add_outer(self, trained: TrainedParameter, use: OuterUse, rows: torch.Tensor, norms: torch.Tensor) -> None:
         left, right = (use.right, use.left) if trained.transposed else (use.left, use.right)
         project_linear(
-            _host(right),
-            _host(left),
+            self._factor(right),
+            self._factor(left),
             self.spec,
             param=trained.name,
             cu_seqlens=use.offsets,
@@ -102,13 +107,13 @@ class Projector:
 
     def _sparse(self, trained: TrainedParameter, use: SparseUse, rows: torch.Tensor, norms: torch.Tensor) -> None:
         project_rows(
-            _host(use.grads),
+            self._here(use.grads),
             self.spec,
             param=trained.name,
             gamma=self.gamma,
             moments=self._of(trained),
             shape=trained.shape,
-            row_ids=_host(use.rows),
+            row_ids=use.rows.detach(),
             cu_seqlens=use.offsets,
             out=rows,
             norms=norms,
@@ -120,14 +125,13 @@ class Projector:
         if not self._moves_at_zero:
             return
         if trained.name not in self._at_zero:
-            row = torch.zeros(1, self.spec.proj_dim)
-            norm = torch.zeros(1, 2, dtype=torch.float64)
+            row = torch.zeros(1, self.spec.proj_dim, device=self.device)
+            norm = torch.zeros(1, 2, dtype=torch.float64, device=self.device)
             if len(trained.shape) == 2:
-                d_out, d_in = trained.parameter.shape
-                nothing = OuterUse(torch.empty(0, d_out), torch.empty(0, d_in), np.zeros(2, dtype=np.int64))
-                self._add_outer(trained, nothing, row, norm)
+                left, right = (torch.empty(0, d, device=self.device) for d in trained.parameter.shape)
+                self._add_outer(trained, OuterUse(left, right, np.zeros(2, dtype=np.int64)), row, norm)
             else:
-                self.add_rows(trained, torch.zeros(1, *trained.parameter.shape), row, norm)
+                self.add_rows(trained, torch.zeros(1, *trained.parameter.shape, device=self.device), row, norm)
             self._at_zero[trained.name] = row, norm
         row, norm = self._at_zero[trained.name]
         rows += row
@@ -139,9 +143,23 @@ class Projector:
         return self.gamma.kind in ("adam", "less", "affine")
 
     def _of(self, trained: TrainedParameter) -> tuple[torch.Tensor, torch.Tensor] | None:
-        return self._moments[trained.name] if self.gamma.needs_moments else None
+        if not self.gamma.needs_moments:
+            return None
+        if trained.name not in self._moments_here:
+            m, v = self._moments[trained.name]
+            self._moments_here[trained.name] = self._here(m), self._here(v)
+        return self._moments_here[trained.name]
+
+    def _factor(self, tensor: torch.Tensor) -> torch.Tensor:
+        here = self._here(tensor)
+        return here.float() if here.dtype == torch.float16 and self.device.type == "cpu" else here
+
+    def _here(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().to(self.device)
 
 
-def _host(tensor: torch.Tensor) -> torch.Tensor:
-    """On the CPU, where the ops run."""
-    return tensor.detach().to("cpu")
+def projection_device(model_device: torch.device, backend: str) -> torch.device:
+    """Where the ops run: with the model, if that is on a CUDA device and no backend of the CPU was asked for."""
+    if model_device.type == "cuda" and backend not in ("cpu", "reference"):
+        return model_device
+    return torch.device("cpu")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gradsift.collector.transfer import to_device
+
 
 @dataclass(frozen=True)
 class OuterUse:
@@ -54,7 +56,7 @@ Use = OuterUse | RowsUse | SparseUse
 
 def sample_index(offsets: np.ndarray, device: torch.device) -> torch.Tensor:
     """The sample of each row, (R,) int64."""
-    return torch.as_tensor(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), device=device)
+    return to_device(torch.as_tensor(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))), device)
 
 
 def sum_by_sample(values: torch.Tensor, offsets: np.ndarray) -> torch.Tensor:
@@ -70,8 +72,8 @@ def join_outer(uses: Sequence[OuterUse]) -> OuterUse:
     if len(uses) == 1:
         return uses[0]
     device = uses[0].left.device
-    exact = {u.left.dtype for u in uses} == {torch.bfloat16}
-    dtype = torch.bfloat16 if exact else torch.float32
+    dtypes = {u.left.dtype for u in uses}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     sample = torch.cat([sample_index(u.offsets, device) for u in uses])
     order = torch.argsort(sample, stable=True)
     left = torch.cat([u.left.to(dtype) for u in uses])[order]

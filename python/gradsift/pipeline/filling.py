@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gradsift.collector import Clock, GradientCollector, available_bytes, is_out_of_memory
+from gradsift.collector import Clock, GradientCollector, PendingSketches, available_bytes, is_out_of_memory
 from gradsift.data import EncodedSample, EncodedSet, batches_by_length, collate
 from gradsift.datastore import Datastore
 from gradsift.errors import CollectError
@@ -52,7 +52,7 @@ class BatchSizer:
             if not encoded[longest].label_tokens:  # cut off before its answer; in a batch it costs as others do
                 batch["labels"][..., -1] = batch["input_ids"][..., -1]
             try:
-                self._bytes = collector.bytes_per_token({name: tensor.to(device()) for name, tensor in batch.items()})
+                self._bytes = collector.bytes_per_token(batch)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -162,7 +162,7 @@ def _layout(collector: GradientCollector, encoded: EncodedSet, pad_id: int, titl
         return "packed"
     batch = collate(short, pad_id=pad_id, layout="packed")
     try:
-        collector.try_packed({name: tensor.to(device()) for name, tensor in batch.items()})
+        collector.try_packed(batch)
     except (CollectError, ValueError) as error:
         reporter.say(f"{title}: padded batches, since this model takes no packed ones: {error}")
         return "padded"
@@ -247,11 +247,15 @@ def _try_unit(
 ) -> Sketches:
     parts: list[Sketches] = []
     order: list[np.ndarray] = []
+    pending: PendingSketches | None = None  # a GPU works on one batch while the next is made
     done = 0
     for batch in batches_by_length(encoded.lengths[unit.start : unit.stop], plan.tokens_at(unit.start), plan.layout):
         failed = ""
         try:
-            parts.append(collector.collect(_tensors(encoded, unit, batch, plan.layout, pad_id, clock)))
+            started = collector.start(_tensors(encoded, unit, batch, plan.layout, pad_id, clock))
+            if pending is not None:
+                parts.append(pending.result())
+            pending = started
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -264,6 +268,8 @@ def _try_unit(
         order.append(np.asarray(batch, dtype=np.int64))
         advance(len(batch))
         done += len(batch)
+    if pending is not None:
+        parts.append(pending.result())
     back = np.argsort(np.concatenate(order), kind="stable")
     return Sketches.concatenate(parts)[back]
 
@@ -279,8 +285,7 @@ def _tensors(
     encoded: EncodedSet, unit: range, batch: np.ndarray, layout: str, pad_id: int, clock: Clock
 ) -> dict[str, Any]:
     with clock.part("waiting"):
-        tensors = collate([encoded[unit[i]] for i in batch], pad_id=pad_id, layout=layout)
-        return {name: tensor.to(device()) for name, tensor in tensors.items()}
+        return collate([encoded[unit[i]] for i in batch], pad_id=pad_id, layout=layout)
 
 
 def give_back() -> None:
