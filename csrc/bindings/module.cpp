@@ -3,13 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cxxabi.h>
-#include <unistd.h>
-
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "bindings/arguments.h"
+#include "bindings/cuda.h"
+#include "bindings/gil.h"
 #include "common/isa.h"
 #include "crc32c/crc32c.h"
 #include "project_linear/project_linear.h"
@@ -23,71 +23,17 @@ namespace py = pybind11;
 namespace gradsift {
 namespace {
 
-/// The GIL released. Before Python 3.14 a thread that asks for it back when the interpreter has ended is ended itself,
-/// by pthread_exit, whose unwinding aborts the process where it would leave a destructor, as that of
-/// py::gil_scoped_release. Here the thread waits for the process to end, as Python 3.14 has it.
-class GilReleased {
-  public:
-    GilReleased() : state_(PyEval_SaveThread()) {}
-    GilReleased(const GilReleased&) = delete;
-    GilReleased& operator=(const GilReleased&) = delete;
-    ~GilReleased() {
-#if defined(__GLIBCXX__)
-        try {
-            PyEval_RestoreThread(state_);
-        } catch (const abi::__forced_unwind&) {
-            for (;;) pause();
-        }
-#else
-        PyEval_RestoreThread(state_);
-#endif
-    }
-
-  private:
-    PyThreadState* const state_;
-};
-
-// (address, dtype, sample stride, row stride), strides in elements
-using RowsTuple = std::tuple<uintptr_t, int, int64_t, int64_t>;
-// (address, row stride in elements)
-using MatrixTuple = std::tuple<uintptr_t, int64_t>;
-// (address, dtype); address 0: none
-using MomentTuple = std::tuple<uintptr_t, int>;
-// (kind, proj_dim, seed, nonzeros)
-using ProjectionTuple = std::tuple<int, int64_t, uint64_t, int>;
-// (kind, beta1, beta2, eps, step)
-using GammaTuple = std::tuple<int, double, double, double, int64_t>;
-// (sketches address, row stride, norms address or 0, row stride, accumulate)
-using OutputTuple = std::tuple<uintptr_t, int64_t, uintptr_t, int64_t, bool>;
-
-template <class T>
-T* pointer(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
-RowsView rows_view(const RowsTuple& rows, int64_t cols) {
-    const auto& [address, dtype, sample_stride, row_stride] = rows;
-    return {pointer<const void>(address), static_cast<Dtype>(dtype), cols, sample_stride, row_stride};
-}
-
-MomentView moment_view(const MomentTuple& moment) {
-    const auto& [address, dtype] = moment;
-    return {pointer<const void>(address), static_cast<Dtype>(dtype)};
-}
-
 // What both ops have in common.
 template <class Call>
 void fill(Call& call, int64_t samples, const ProjectionTuple& projection, uint64_t param_id, const GammaTuple& gamma,
           const MomentTuple& first, const MomentTuple& second, const OutputTuple& output, int threads) {
-    const auto& [kind, proj_dim, seed, nonzeros] = projection;
-    call.projection = {static_cast<ProjectionKind>(kind), proj_dim, seed, nonzeros};
+    call.projection = projection_of(projection);
     call.param_id = param_id;
-    const auto& [gamma_kind, beta1, beta2, eps, step] = gamma;
-    call.gamma = {static_cast<GammaKind>(gamma_kind), beta1, beta2, eps, step};
+    call.gamma = gamma_of(gamma);
     call.first = moment_view(first);
     call.second = moment_view(second);
     const auto& [sketches, sketch_stride, norms, norm_stride, accumulate] = output;
-    call.sketches = {pointer<float>(sketches), samples, proj_dim, sketch_stride};
+    call.sketches = {pointer<float>(sketches), samples, call.projection.proj_dim, sketch_stride};
     call.norms = {pointer<double>(norms), samples, 2, norm_stride};
     call.accumulate = accumulate;
     call.threads = threads;
@@ -233,4 +179,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("built_isas", &built_isas, "Instruction-set levels built in, best first, whatever this CPU can do.");
     m.def("isa", [] { return std::string(isa_name(active_isa())); }, "The level in force.");
     m.def("set_isa", &set_isa, py::arg("name"), "Force one of `isas()` for calls that start later.");
+    bind_cuda(m);
 }

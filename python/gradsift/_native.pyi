@@ -1,6 +1,6 @@
 """Kernels on raw addresses; `gradsift.ops` checks the arguments. Wrong values raise ValueError."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from typing_extensions import Buffer
 
@@ -96,3 +96,31 @@ def isas() -> list[str]: ...
 def built_isas() -> list[str]: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
+
+cuda_targets: str
+
+def cuda_built() -> bool: ...
+def cuda_unavailable_reason() -> str: ...
+def cuda_driver_version() -> int: ...
+def cuda_device_count() -> int: ...
+def cuda_device_info(device: int) -> dict[str, Any]: ...
+def cuda_images() -> dict[str, bytes]: ...
+def cuda_project_rows_scratch(*, samples: int, rows: int, cols: int, proj_dim: int) -> int: ...
+def cuda_project_rows(
+    *,
+    place: tuple[int, int],
+    grads: _Rows,
+    row_ids: int,
+    cu_seqlens: int,
+    samples: int,
+    longest: int,
+    d_out: int,
+    d_in: int,
+    projection: _Projection,
+    param_id: int,
+    gamma: _Gamma,
+    first_moment: _Moment,
+    second_moment: _Moment,
+    output: _Output,
+    scratch: tuple[int, int],
+) -> None: ...

@@ -14,6 +14,14 @@ class BackendUnavailableError(GradsiftError):
     """A backend was named that cannot run here; the message says what is missing."""
 
 
+class DeviceError(GradsiftError):
+    """A kernel could not be launched, or one before it failed; names the kernel, its sizes and the device."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A device has no memory left."""
+
+
 class DependencyMissingError(GradsiftError):
     """An optional dependency is not installed; the message holds the ``pip install`` line that brings it."""
 
