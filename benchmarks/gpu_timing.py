@@ -1,8 +1,8 @@
 """Times on a GPU: what every `gpu_<op>.py` beside this file yields, and how it is measured.
 
-Each of them has ``cases(quick: bool) -> Iterator[Case]``; `gpu_first_run.py` runs them all. A case holds our call and its
-peers, which give equal results. Calls are timed by CUDA events, in turns, over several sets of operands that are together
-larger than the cache; the median counts.
+Each of them has ``cases(quick: bool) -> Iterator[Case]``; `gpu_first_run.py` runs them all. A case holds our call and
+its peers, which give equal results. Calls are timed by CUDA events, in turns, over several sets of operands that are
+together larger than the cache; the median counts.
 """
 
 from __future__ import annotations
@@ -97,22 +97,27 @@ def _once(call: Callable[[Any], object], operands: Sequence[Any], turn: int) -> 
 
 def ceilings() -> Ceilings:
     """Of the current device: a large copy, counting bytes read and written, and large matrix products."""
+    rates = {name: _product_rate(getattr(torch, name)) for name in ("bfloat16", "float16", "float32")}
+    return Ceilings(_copy_rate(), rates | {"int8": _int8_rate()})
+
+
+def _copy_rate() -> float:
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
     copy = Case("copy", "1 GiB", 2 << 30, 0, "", {"torch": lambda _: target.copy_(source)}, [None])
-    bandwidth = copy.bytes / measure(copy)["torch"]
-    del source, target
-    rates = {}
-    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16), ("float32", torch.float32)):
-        n = 8192 if dtype != torch.float32 else 4096
-        a, b = (torch.randn(n, n, device="cuda", dtype=dtype) for _ in range(2))
-        c = torch.empty_like(a)
-        product = Case(
-            "product", name, 0, 2 * n**3, name, {"torch": lambda _, a=a, b=b, c=c: torch.mm(a, b, out=c)}, [None]
-        )
-        rates[name] = product.operations / measure(product)["torch"]
+    return copy.bytes / measure(copy)["torch"]
+
+
+def _product_rate(dtype: torch.dtype) -> float:
+    n = 4096 if dtype == torch.float32 else 8192
+    a, b = (torch.randn(n, n, device="cuda", dtype=dtype) for _ in range(2))
+    c = torch.empty_like(a)
+    product = Case("product", str(dtype), 0, 2 * n**3, "", {"torch": lambda _: torch.mm(a, b, out=c)}, [None])
+    return product.operations / measure(product)["torch"]
+
+
+def _int8_rate() -> float:
     n = 8192
-    x, y = (torch.randint(-128, 128, (n, n), device="cuda", dtype=torch.int8) for _ in range(2))
-    product = Case("product", "int8", 0, 2 * n**3, "int8", {"torch": lambda _: torch._int_mm(x, y.t())}, [None])
-    rates["int8"] = product.operations / measure(product)["torch"]
-    return Ceilings(bandwidth, rates)
+    a, b = (torch.randint(-128, 128, (n, n), device="cuda", dtype=torch.int8) for _ in range(2))
+    product = Case("product", "int8", 0, 2 * n**3, "", {"torch": lambda _: torch._int_mm(a, b.t())}, [None])
+    return product.operations / measure(product)["torch"]

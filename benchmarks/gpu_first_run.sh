@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# The first run on a machine with an NVIDIA GPU: builds, checks, measures, and writes docs/results/gpu-<card>.md.
+#
+#   benchmarks/gpu_first_run.sh             all of it, at most 20 minutes
+#   benchmarks/gpu_first_run.sh --quick     fewer shapes and no sanitizer, some 5 minutes
+#   benchmarks/gpu_first_run.sh --dry-run   without a GPU: the same steps, kernels on the emulator, nothing measured
+#
+# Needs, in the Python that is active: torch with CUDA, triton, transformers, peft; and nvcc 13, cmake, ninja, a C++20
+# compiler. What pip can bring of the rest is installed. A step that fails is in the report and does not stop the others.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+mode=${1:-full}
+case "$mode" in full | --quick | --dry-run) ;; *)
+    echo "gpu_first_run.sh: expected --quick, --dry-run or nothing, got $mode" >&2
+    exit 2 ;;
+esac
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+results=${GRADSIFT_RESULTS:-docs/results}
+[ "$mode" != --dry-run ] || results=${GRADSIFT_RESULTS:-build}
+
+# step NAME SECONDS COMMAND...: what came of it goes to $out/steps.tsv, what it said to $out/NAME.log
+step() {
+    local name=$1 limit=$2 began=$SECONDS status
+    shift 2
+    printf '\n== %s (at most %s s)\n' "$name" "$limit"
+    timeout "$limit" "$@" 2>&1 | tee "$out/$name.log"
+    status=${PIPESTATUS[0]}
+    printf '%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - began))" >> "$out/steps.tsv"
+    return "$status"
+}
+
+tools() {
+    local missing=()
+    for package in pybind11 pytest hypothesis numpy; do
+        python -c "import $package" 2> /dev/null || missing+=("$package")
+    done
+    [ ${#missing[@]} = 0 ] || python -m pip install --quiet "${missing[@]}"
+}
+
+build() {
+    local cuda=ON
+    [ "$mode" != --dry-run ] || cuda=AUTO
+    cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DGRADSIFT_CUDA=$cuda \
+        -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(command -v python)" > "$out/cmake.log" ||
+        { cat "$out/cmake.log"; return 1; }
+    ninja -C build/gpu && cp build/gpu/_native*.so python/gradsift/
+}
+
+sanitize() {
+    if ! command -v compute-sanitizer > /dev/null; then
+        echo "compute-sanitizer is not on PATH; it comes with the CUDA toolkit"
+        return 127
+    fi
+    for tool in memcheck racecheck; do
+        # The smallest cases of every kernel of ours: a sanitizer slows them down a hundredfold.
+        compute-sanitizer --tool $tool --error-exitcode 9 --target-processes all \
+            python -m pytest -q -m gpu tests/gpu/test_sanitizer.py || return 1
+    done
+}
+
+# Projections of other people, where they build; a card is needed for either.
+peers() {
+    python -m pip install --quiet --no-build-isolation fast_jl || echo "fast_jl did not install"
+    python -m pip install --quiet --no-build-isolation sjlt || echo "sjlt did not install"
+}
+
+step tools 120 tools || exit 1
+step build 240 build || { echo "the build failed; see above" >&2; exit 1; }
+step machine 60 python benchmarks/gpu_first_run.py machine "$out/machine.json" ${mode:+"$mode"} || exit 1
+if [ "$mode" = --dry-run ]; then
+    step tests 300 python -m pytest -q -m gpu tests/gpu
+    step emulated 600 python -m pytest -q -m driver tests/cuda -k "emulated and forward"
+else
+    step tests 420 python -m pytest -q -m gpu tests/gpu --junitxml "$out/tests.xml"
+    [ "$mode" = --quick ] || step sanitizer 240 sanitize
+    [ "$mode" = --quick ] || step peers 120 peers
+    step measure 480 python benchmarks/gpu_first_run.py measure "$out/measured.json" "$mode"
+fi
+python benchmarks/gpu_report.py "$out" "$results" || exit 1
+# 124 is a step out of time; a missing sanitizer is no failure
+awk -F'\t' '$2 != 0 && $2 != 127 { print $1 " failed (" $2 ")"; failed = 1 } END { exit failed }' "$out/steps.tsv"
