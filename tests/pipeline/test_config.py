@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gradsift.errors import ConfigError
-from gradsift.pipeline import describe_config, load_config, parse_config
+from gradsift.pipeline import describe_config, load_config, parse_config, with_selection
 
 MINIMAL = """
 run_dir = "runs/first"
@@ -53,7 +53,7 @@ def test_a_hub_name_stays_a_name_and_a_folder_becomes_a_path(tmp_path: Path) -> 
         ('[select]\nfraction = 0.1\ncount = 3\n', "expected fraction or count, got both"),
         ('[collect]\nproj_dim = 1000\n', "collect: proj_dim: expected a power of two from 256 to 65536, got 1000"),
         ('[train]\nseeds = [-1]\n', "train.seeds.0: Input should be greater than or equal to 0, got -1"),
-        ('[select]\nselector = "round_robin"\nreduce = "mean"\n', 'select: expected another reduce than "mean"'),
+        ('[select]\nselector = "round_robin"\nreduce = "mean"\n', 'select: selector: expected one that reads a'),
         ('[targets.random]\nsources = ["x"]\n', "target names: expected another than 'random'"),
         ('[targets.t]\nsources = ["hf:name"]\n', "targets.t.sources.0: expected a path, a glob or hf:NAME:SPLIT"),
         (
@@ -104,3 +104,39 @@ def test_the_printed_defaults_are_the_defaults(tmp_path: Path) -> None:
     tail = tail.replace("sources = […]", 'sources = ["few.jsonl"]')
     printed = load_config(write(tmp_path, head + "[targets.skill]" + tail))
     assert printed == load_config(write(tmp_path, MINIMAL))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ('selector = "vote"\noptions = { tpo = 0.1 }\n', "select: options: expected the options of 'vote', top, over,"),
+        ('selector = "threshold"\n', "select: options: expected at_least with selector 'threshold', got none"),
+        ('selector = "vote"\noptions = { top = "much" }\n', "select: top: expected a number, got str"),
+        ('selector = "knn_kde"\n', 'select: reduce: expected "max" with selector "knn_kde"'),
+        ('selector = "best"\n', "select.selector: Input should be 'top', 'round_robin'"),
+        ("deduplicate = 1.5\n", "select.deduplicate: Input should be less than or equal to 1, got 1.5"),
+    ],
+)  # fmt: skip
+def test_options_of_a_selector_are_checked_with_the_file(tmp_path: Path, change: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, MINIMAL + "[select]\n" + change))
+    assert says in str(caught.value)
+
+
+def test_every_selector_of_the_library_can_be_configured(tmp_path: Path) -> None:
+    from typing import get_args
+
+    from gradsift.pipeline.config import SelectConfig
+    from gradsift.selection import SELECTORS
+
+    assert set(get_args(SelectConfig.model_fields["selector"].annotation)) == set(SELECTORS) - {"rds"}
+
+
+def test_what_the_command_line_says_of_a_selection_replaces_what_it_excludes(tmp_path: Path) -> None:
+    text = MINIMAL + '[select]\nfraction = 0.1\nselector = "vote"\noptions = { top = 0.3 }\nreduce = "max"\n'
+    config = load_config(write(tmp_path, text))
+    changed = with_selection(config, {"count": 7, "selector": "top"}).select
+    assert (changed.fraction, changed.count, changed.selector, changed.options) == (None, 7, "top", {})
+    assert changed.reduce == "max"
+    with pytest.raises(ConfigError, match="select: top: expected 0 < top < 1"):
+        with_selection(config, {"options": {"top": 2}})

@@ -367,3 +367,53 @@ def test_a_quantised_pool_keeps_its_targets_in_float32_and_selects_almost_the_sa
         assert gs.Datastore.open(run.directory.pool_store(c.name)).dtype == "int8"
         assert gs.Datastore.open(run.directory.target_store(c.name, "digits")).dtype == "float32"
     assert len(set(floats) & set(selected_ids(directory))) >= len(floats) - 1
+
+
+@pytest.mark.parametrize(
+    ("section", "taken"),
+    [
+        ({"count": 6, "selector": "quota", "options": {"shares": {"digits": 2, "capitals": 1}}}, 6),
+        ({"count": 5, "selector": "length", "options": {"first": "shortest"}}, 5),
+        ({"selector": "band", "options": {"low": 0.5, "high": 1.0}}, 18),
+        ({"count": 4, "selector": "knn_kde", "reduce": "max", "options": {"alpha": 0.1}}, 4),
+        ({"count": 36, "deduplicate": 1.0}, 36),
+        ({"count": 40, "budget": "tokens"}, None),
+    ],
+)
+def test_a_run_selects_by_any_selector(record: dict[str, Any], section: dict[str, Any], taken: int | None) -> None:
+    record["select"] = section
+    run = open_run(record)
+    (directory,) = select_samples(run)
+    chosen = json.loads((directory / "selection.json").read_text())
+    ids = selected_ids(directory)
+    assert ids == chosen["ids"]
+    assert chosen["settings"]["selector"] == section.get("selector", "top")
+    tokens = dict(zip(run.pool.ids, run.pool.encoded.lengths.tolist(), strict=True))
+    if taken is None:
+        assert sum(tokens[i] for i in ids) <= 40 < sum(sorted(tokens.values())[: len(ids) + 1]) + max(tokens.values())
+        assert chosen["counts"]["selected_tokens"] == sum(tokens[i] for i in ids)
+    else:
+        assert len(ids) == taken
+    if section.get("selector") == "quota":
+        assert sum(i.startswith("digits") for i in ids) == 4
+    if section.get("selector") == "length":
+        assert sorted(tokens[i] for i in ids) == sorted(tokens.values())[:5]
+
+
+def test_the_command_line_selects_otherwise_than_the_file_says(
+    record: dict[str, Any], as_toml: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gradsift.cli import main
+
+    path = tmp_path / "run.toml"
+    path.write_text(as_toml(record), encoding="utf-8")
+    options = ["--selector", "quota", "--option", "shares={capitals = 1}", "--option", "by=source", "--count", "3"]
+    assert main(["select", str(path), *options]) == 0
+    directory = Path(record["run_dir"]) / "selection" / "selected"
+    assert all(i.startswith("capitals") for i in selected_ids(directory))
+    assert len(selected_ids(directory)) == 3
+    assert main(["select", str(path), "--option", "top=0.5"]) == 1
+    assert "select: options: expected none, since 'top' has no options" in capsys.readouterr().err
+    assert main(["select", str(path), "--option", "top"]) == 2
+    assert main(["select", str(path)]) == 0
+    assert len(selected_ids(directory)) == 7

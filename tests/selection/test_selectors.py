@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from gradsift import select
-from gradsift.selection.selectors import RoundRobin, best_first, selection_size
+from gradsift.selection.selectors.budget import BudgetRequest
+from gradsift.selection.selectors.queues import best_first
+from gradsift.selection.selectors.turns import BestOfEach
 
 P = 256
 
@@ -64,7 +66,7 @@ def test_round_robin_equals_taking_turns_one_by_one(count, reduce, integer_pool,
 
 
 def test_round_robin_keeps_few_rows_of_a_long_scan(rng):
-    chooser = RoundRobin(count=10, n_columns=2)
+    chooser = BestOfEach(count=10, n_columns=2)
     scores = rng.standard_normal((100_000, 2)).astype(np.float32)
     for first in range(0, 100_000, 1000):
         chooser.see(first, scores[first : first + 1000], np.ones(1000, bool))
@@ -123,7 +125,7 @@ def test_best_first_equals_a_full_sort(count, rng):
     [(0.05, 1000, 50), (0.05, 1019, 50), (0.05, 19, 1), (1.0, 7, 7), (0.29, 100, 29), (1 / 3, 300, 100), (1e-9, 5, 1)],
 )
 def test_a_fraction_is_rounded_down_but_never_to_nothing(fraction, n_rows, want):
-    assert selection_size(fraction, None, n_rows) == want
+    assert BudgetRequest.of(fraction, None, "samples", n_rows, needed=True).samples(n_rows) == want
 
 
 def test_fewer_eligible_rows_than_asked_for_are_all_taken_and_the_counts_say_so(gaussian):

@@ -42,13 +42,33 @@ def read_config(path: Path, run_dir: Path | None) -> RunConfig:
     return settings if run_dir is None else settings.model_copy(update={"run_dir": str(run_dir.absolute())})
 
 
+def read_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``NAME=VALUE`` pairs as TOML values; what is no TOML is text."""
+    from gradsift.pipeline.config import toml_value
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--option: expected NAME=VALUE, got {pair!r}")
+        found[name] = toml_value(value)
+    return found
+
+
 @contextmanager
-def at_work(config: Path, run_dir: Path | None, *, shared: bool = False) -> Iterator[Run]:
-    """The run of a configuration file, held for this process, or for all processes that ask for it `shared`."""
-    from gradsift.pipeline import Run
+def at_work(
+    config: Path, run_dir: Path | None, *, shared: bool = False, select: dict[str, Any] | None = None
+) -> Iterator[Run]:
+    """The run of a configuration file, held for this process, or for all processes that ask for it `shared`.
+
+    `select` replaces keys of its section [select].
+    """
+    from gradsift.pipeline import Run, with_selection
     from gradsift.pipeline.models import require_hf
 
     settings = read_config(config, run_dir)
+    if select:
+        settings = with_selection(settings, select)
     require_hf()
     job = Run.open(settings, reporter())
     with job.directory.shared(job.reporter.say) if shared else job.directory.locked():
@@ -165,14 +185,29 @@ def collect(config: Path, run_dir: Path | None, profile: bool) -> None:
 @CONFIG
 @RUN_DIR
 @click.option("--why", is_flag=True, help="Also write why.jsonl: for each sample what its influence is made of.")
-def select(config: Path, run_dir: Path | None, why: bool) -> None:
+@click.option("--selector", help="Instead of select.selector; options are then those given here.")
+@click.option(
+    "--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the selector, as in TOML; any number of them."
+)
+@click.option("--fraction", type=float, help="Instead of select.fraction and select.count.")
+@click.option("--count", type=int, help="Instead of select.fraction and select.count.")
+@click.option("--budget", help="What these count: samples or tokens.")
+@click.option("--reduce", help="Instead of select.reduce.")
+@click.option("--deduplicate", type=float, metavar="COSINE", help="Pass over near-duplicates of samples taken before.")
+def select(config: Path, run_dir: Path | None, why: bool, options: tuple[str, ...], **changes: Any) -> None:
     """Select the samples of highest influence (and do the steps before, if needed).
+
+    What is said here replaces the configuration's [select] for this time; train would select by CONFIG again.
 
     \b
     Example:  gradsift select my.toml
               gradsift select my.toml --why
+              gradsift select my.toml --selector quota --option 'shares="pool"' --count 500 --deduplicate 0.95
     """
-    with at_work(config, run_dir) as job:
+    said = {name: value for name, value in changes.items() if value is not None}
+    if options:
+        said["options"] = read_options(options)
+    with at_work(config, run_dir, select=said) as job:
         from gradsift.pipeline.select import select_samples as step
 
         directories = step(job, why=why)

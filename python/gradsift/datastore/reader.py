@@ -14,6 +14,7 @@ from gradsift.datastore._ranges import RowRanges
 from gradsift.datastore.block import Block
 from gradsift.datastore.format import ID_UTF8, VERSION, looks_like_shard, parse_name, rotation_seed
 from gradsift.datastore.report import ShardReport, VerifyReport, ranges_text
+from gradsift.datastore.rows import StoredRows
 from gradsift.datastore.shard import Damage, Shard
 from gradsift.datastore.spec_file import FILE_NAME, MAX_BYTES, expected_rows, parse_spec
 from gradsift.datastore.table import COLUMNS, FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO, Columns
@@ -197,6 +198,33 @@ class Datastore:
             lo, hi = max(start, shard.first), min(stop, shard.stop)
             if lo < hi:
                 out[lo - start : hi - start] = shard.decoded(shard.stored(lo - shard.first, hi - shard.first))
+        return out
+
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        """Rows at `positions` (n,) int64, in that order, (n, P) float32, in new memory.
+
+        Raises IndexError for a row number that is not there. Reads and checks the blocks that hold them.
+        """
+        positions = np.asarray(positions, np.int64)
+        out = np.empty((len(positions), self.proj_dim), np.float32)
+        order = np.argsort(positions, kind="stable")
+        ascending = positions[order]
+        found = 0
+        for shard in self._shards:
+            lo, hi = np.searchsorted(ascending, [shard.first, shard.stop])
+            found += int(hi - lo)
+            if lo == hi:
+                continue
+            local = ascending[lo:hi] - shard.first
+            starts = np.flatnonzero(np.diff(local, prepend=-2) != 1)  # of runs of consecutive rows
+            runs = [
+                shard.stored(int(local[a]), int(local[b - 1]) + 1)
+                for a, b in zip(starts, [*starts[1:], len(local)], strict=True)
+            ]
+            out[order[lo:hi]] = shard.decoded(StoredRows.concatenate(runs))
+        if found < len(positions):
+            absent = [p for p in positions.tolist() if not self._present.count(p, p + 1)]
+            raise IndexError(f"take: expected rows that are there, got {absent[:5]}")
         return out
 
     def blocks(self, rows: int = 4096, *, on_error: str = "raise") -> Iterator[Block]:

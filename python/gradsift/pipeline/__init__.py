@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradsift.pipeline.config import RunConfig, describe_config, load_config, parse_config
+from gradsift.pipeline.config import RunConfig, describe_config, load_config, parse_config, with_selection
 from gradsift.pipeline.progress import LineReporter, Reporter, SilentReporter, TerminalReporter
 from gradsift.pipeline.run import Run
 
@@ -19,6 +19,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "run_all",
+    "with_selection",
 ]
 
 

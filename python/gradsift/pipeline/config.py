@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gradsift.errors import ConfigError
+from gradsift.selection.selectors import make_selector
 from gradsift.specs import Gamma, ProjectionSpec
 
 if sys.version_info >= (3, 11):
@@ -153,26 +154,48 @@ class CollectConfig(_Section):
 class SelectConfig(_Section):
     """Influence and the choice made by it."""
 
-    fraction: float | None = Field(None, gt=0, le=1, description="share of the pool to select; 0.05 if count is absent")
-    count: int | None = Field(None, ge=1, description="samples to select, instead of fraction")
-    selector: Literal["top", "round_robin"] = "top"
-    reduce: Literal["less", "mean", "max", "cosine_to_mean"] = "less"
+    fraction: float | None = Field(
+        None, gt=0, le=1, description="share of the pool to select; 0.05 if count is absent, too"
+    )
+    count: int | None = Field(None, ge=1, description="how many to select, instead of fraction")
+    budget: Literal["samples", "tokens"] = Field("samples", description="what fraction and count count")
+    selector: Literal["top", "round_robin", "threshold", "band", "quota", "vote", "knn_kde", "random", "length"] = (
+        Field("top", description="how rows are taken by their scores; see docs/selectors.md")
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="of the selector, such as { top = 0.2 } of vote")
+    deduplicate: float | None = Field(
+        None, gt=0, le=1, description="pass over samples whose sketches have this cosine to one taken before"
+    )
+    reduce: Literal["less", "mean", "max", "cosine_to_mean"] = Field(
+        "less", description="how scores for many target examples become one influence"
+    )
+    seed: int = Field(0, ge=0, lt=2**64, description="of the selectors random and knn_kde")
     per_target: bool = Field(False, description="one selection for each target instead of one for all together")
     key_prefix: str = Field("", description="put before influence, rank, best_target in selected.jsonl")
 
     @model_validator(mode="after")
-    def _one_budget(self) -> SelectConfig:
+    def _choice_is_possible(self) -> SelectConfig:
         if self.fraction is not None and self.count is not None:
             raise ValueError("expected fraction or count, got both")
-        if self.selector == "round_robin" and self.reduce == "mean":
-            raise ValueError('expected another reduce than "mean" with selector "round_robin", which takes turns')
+        try:
+            make_selector(self.selector, self.options).check(self.reduce)
+        except TypeError as error:  # which pydantic would not explain
+            raise ValueError(str(error)) from None
         return self
 
-    def budget(self) -> dict[str, Any]:
-        """``fraction=`` or ``count=`` for `gradsift.select`."""
-        if self.count is not None:
-            return {"count": self.count}
-        return {"fraction": 0.05 if self.fraction is None else self.fraction}
+    def arguments(self) -> dict[str, Any]:
+        """What `gradsift.select` is given of this section."""
+        amount: dict[str, Any] = {"fraction": self.fraction, "count": self.count}
+        if self.fraction is None and self.count is None and make_selector(self.selector, self.options).needs_budget:
+            amount["fraction"] = 0.05
+        return amount | {
+            "budget": self.budget,
+            "selector": self.selector,
+            "options": self.options,
+            "deduplicate": self.deduplicate,
+            "reduce": self.reduce,
+            "seed": self.seed,
+        }
 
 
 class TrainConfig(TrainingConfig):
@@ -252,6 +275,14 @@ def load_config(path: str | Path) -> RunConfig:
     return parse_config(record, base=path.parent, where=str(path))
 
 
+def toml_value(text: str) -> Any:
+    """`text` as a TOML value; where it is none, `text` itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def parse_config(record: dict[str, Any], *, base: Path, where: str = "configuration") -> RunConfig:
     """`record` as a checked configuration; relative paths are taken from the directory `base`."""
     try:
@@ -261,10 +292,27 @@ def parse_config(record: dict[str, Any], *, base: Path, where: str = "configurat
     return _with_absolute_paths(config, base.resolve())
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def with_selection(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """`config` with other values in its section [select]; what they exclude goes back to its default.
+
+    Raises
+    ------
+    ConfigError
+        As `load_config`.
+    """
+    excluded = {"fraction": ("count",), "count": ("fraction",), "selector": ("options",)}
+    dropped = {other for key in changes for other in excluded.get(key, ())} - set(changes)
+    record = config.select.model_dump(exclude_unset=True, exclude=dropped) | changes
+    try:
+        return config.model_copy(update={"select": SelectConfig.model_validate(record)})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, "selection", "select")) from None
+
+
+def _explain(error: ValidationError, where: str, *section: str) -> str:
     lines = [f"{where}: {error.error_count()} thing(s) to change"]
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+        key = ".".join(map(str, (*section, *item["loc"]))) or "(whole file)"
         if item["type"] == "extra_forbidden":
             lines.append(f"  {key}: expected no such key; `gradsift config` lists those there are")
         elif item["type"] == "missing":

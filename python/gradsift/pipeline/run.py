@@ -50,7 +50,7 @@ class Run:
         """Reads and checks all input, so that a bad row costs minutes and not a night."""
         _ = self.pool, self.targets, self.tests
         count = self.config.select.count
-        if count is not None and count > len(self.pool):
+        if count is not None and self.config.select.budget == "samples" and count > len(self.pool):
             raise ConfigError(f"select.count: expected at most the pool's {len(self.pool)} samples, got {count}")
 
     def write_down(self) -> None:

@@ -38,6 +38,7 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
     candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
     target_stores = [[Datastore.open(run.directory.target_store(c.name, t)) for t in targets] for c in checkpoints]
     subtasks = [subtask for t in targets for subtask in subtask_names(t, run.targets[t])]
+    sources = [source_name(sample) for sample in run.pool.samples]
     settings = {
         "select": run.config.select.model_dump(),
         "subtasks": digest_of(subtasks),
@@ -62,13 +63,13 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
             candidates=candidates,
             targets=target_stores,
             weights=[checkpoint_record(c)["learning_rate"] for c in checkpoints],
-            selector=run.config.select.selector,
-            reduce=run.config.select.reduce,
             subtasks=subtasks,
+            lengths=run.pool.encoded.lengths,
+            groups=sources,
             progress=progress,
-            **run.config.select.budget(),
+            **run.config.select.arguments(),
         )
-    result = result.with_sources([source_name(sample) for sample in run.pool.samples])
+    result = result.with_sources(sources)
     for stale in ("step.json", "why.jsonl", "report.html"):
         (directory / stale).unlink(missing_ok=True)
     result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
@@ -84,6 +85,10 @@ def summary_lines(name: str, result: Any) -> list[str]:
     lines = [f"selection {name}: {len(result.ids)} of {result.counts['pool']} samples"]
     if excluded:
         lines.append("  left out: " + ", ".join(f"{n} {k.removeprefix('excluded_')}" for k, n in excluded.items()))
+    if result.counts.get("near_duplicates"):
+        lines.append(f"  passed over: {result.counts['near_duplicates']} near-duplicates of samples taken before")
+    if "selected_tokens" in result.counts:
+        lines.append(f"  {result.counts['selected_tokens']} of {result.counts['requested_tokens']} tokens")
     if len(result.scores):
         lines.append(f"  influence from {result.scores.max():.4f} down to {result.scores.min():.4f}")
     return lines + [f"  warning: {text}" for text in result.diagnostics["warnings"]]

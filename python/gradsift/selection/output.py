@@ -51,7 +51,7 @@ class Selection:
     influence : (N,) float32, of every row; NaN where the row is excluded
     subtask_scores : (N, S) float32 or None; the columns are `columns`
     columns : (S,) names of the columns: subtasks, or target ids with reduce="max"
-    problem : what was selected from, for `why` and `report` to read rows again
+    problem : what was selected from, for `why` and `report` to read rows again; None where no rows were kept
     """
 
     ids: list[SampleId]
@@ -65,7 +65,7 @@ class Selection:
     influence: np.ndarray
     subtask_scores: np.ndarray | None
     columns: list[SampleId]
-    problem: Problem
+    problem: Problem | None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,6 +101,8 @@ class Selection:
 
         Reads the selected rows once more, some 8 MiB a checkpoint at a time. `gradsift.explain` also gives neighbours.
         """
+        if self.problem is None:
+            raise ValueError("why: expected a selection from rows that can be read again, got one of scores alone")
         return why(self.problem, self.positions.tolist(), closest=closest)
 
     def to_jsonl(self, path: str | os.PathLike[str], samples: Samples, *, prefix: str = "") -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-import gradsift
-from gradsift.errors import DataError
-from gradsift.selection.diagnostics import diagnose
-from gradsift.selection.distributions import distributions
-from gradsift.selection.measures import pool_measures
+from gradsift.selection.choosing import conclude, make_wish
 from gradsift.selection.output import Selection
 from gradsift.selection.problem import pose
-from gradsift.selection.scan import EXCLUDED_BECAUSE, ScoreSample, scan
-from gradsift.selection.selectors import make_selector, selection_size
-from gradsift.selection.sources import SampleId, describe, ids_digest
+from gradsift.selection.rows import PoolRows
+from gradsift.selection.scan import ScoreSample, scan
+from gradsift.selection.sources import SampleId, describe
 
 
 def select(
@@ -27,10 +22,15 @@ def select(
     *,
     fraction: float | None = None,
     count: int | None = None,
+    budget: str = "samples",
     selector: str = "top",
+    options: Mapping[str, Any] | None = None,
+    deduplicate: float | None = None,
     reduce: str = "less",
     subtasks: Sequence[str] | None = None,
     ids: Sequence[SampleId] | None = None,
+    lengths: Sequence[int] | np.ndarray | None = None,
+    groups: Sequence[str] | None = None,
     seed: int = 0,
     keep_scores: bool = False,
     allow_partial: bool = False,
@@ -53,18 +53,29 @@ def select(
         checkpoints weigh the same. ``record["settings"]["weights_from"]`` says which it was.
     fraction : float, 0 < fraction <= 1
         Of the whole pool, excluded rows counted; rounded down as LESS does, but at least one row.
-    count : int, 1 … N
-        Exactly one of `fraction` and `count`. Where fewer rows are eligible all of those are selected:
-        ``counts["requested"]`` and ``counts["selected"]`` then differ.
-    selector : {"top", "round_robin", "random"}
-        Highest influence; subtasks taking turns; or, the baseline, a uniform choice by `seed`.
+    count : int
+        Exactly one of `fraction` and `count`, or neither with "threshold" and "band". Where fewer rows are eligible
+        all of those are selected: ``counts["requested"]`` and ``counts["selected"]`` then differ.
+    budget : {"samples", "tokens"}
+        What `fraction` and `count` count. With "tokens", rows are taken in the selector's order up to the first that
+        does not fit; that one ends the selection, and the very first row is taken whatever it has.
+    selector : {"top", "round_robin", "threshold", "band", "quota", "vote", "knn_kde", "random", "length", "rds"}
+    options : mapping, optional
+        Of the selector; docs/selectors.md lists them.
+    deduplicate : float, 0 < deduplicate <= 1, optional
+        Rows of at least this cosine (``Σ_c η̄_c cos``) to one taken before them are passed over. Works with every
+        selector.
     reduce : {"less", "mean", "max", "cosine_to_mean"}
     subtasks : sequence of str, one a target row, optional
         None makes one subtask, ``"target"``, of all.
     ids : sequence of str or int, one a candidate, optional
         Of arrays; stores have their own. None numbers the rows.
+    lengths : sequence of int, one a candidate, optional
+        Tokens, for budgets and selectors that count them. None takes the label tokens that the stores know.
+    groups : sequence of str, one a candidate, optional
+        Sources, for quotas.
     seed : int
-        Of "random".
+        Of "random" and "knn_kde".
     keep_scores : bool
         Keep the score of every row for every column: ``4·N·S`` bytes.
     allow_partial : bool
@@ -91,85 +102,56 @@ def select(
     Candidates without label tokens, with NaN or infinity, or with a row of zeros, at any checkpoint, are never
     selected. Ties go to the smaller row number. Rows are read once, in windows: memory is 17 bytes a row and the ids,
     some 100 bytes a row more while it chooses and measures after the scan, one window of at most 32 MiB a checkpoint,
-    the M·P targets, and what `selector` and `keep_scores` add; never N·M.
+    the M·P targets, and what `selector`, `deduplicate` and `keep_scores` add (docs/selectors.md); never N·M.
     """
     problem = pose(candidates, targets, weights, reduce=reduce, subtasks=subtasks, ids=ids, allow_partial=allow_partial)
-    pool_ids, columns, eta = problem.ids, problem.columns, problem.weights
-    n_rows = len(pool_ids)
-    wanted = selection_size(fraction, count, n_rows)
-    chooser = make_selector(selector, count=wanted, n_columns=len(columns.names), reduce=reduce, seed=seed)
+    n_rows, columns = len(problem.ids), problem.columns
+    wish = make_wish(
+        n_rows,
+        selector=selector,
+        options=options,
+        reduce=reduce,
+        fraction=fraction,
+        count=count,
+        budget=budget,
+        deduplicate=deduplicate,
+        seed=seed,
+        lengths=lengths,
+        groups=groups,
+    )
     sample = ScoreSample(n_rows, len(problem.candidates), len(columns.names))
-
+    watched = wish.selector.observer(columns, wish.depth)
     pool = scan(
         problem.candidates,
         n_rows,
         columns,
-        eta,
+        problem.weights,
         reduce=reduce,
-        observer=chooser,
+        observer=watched,
         sample=sample,
-        keep_scores=keep_scores,
+        keep_scores=keep_scores or wish.needs_scores(columns),
         progress=progress,
     )
-    excluded = {f"excluded_{reason}": n for reason, n in pool.excluded().items()}
-    eligible = pool.reason == 0
-    if not eligible.any():
-        shown = ", ".join(f"{pool.excluded()[reason]} {reason}" for _, reason in EXCLUDED_BECAUSE)
-        raise DataError(
-            f"candidates: expected at least one row to select from, got {n_rows} of which none is eligible ({shown}); "
-            "check the labels and the loss of the samples"
-        )
-    choice = chooser.choose(pool, pool_ids)
-    return Selection(
-        ids=[i for i in map(pool_ids.__getitem__, choice.positions.tolist()) if i is not None],
-        positions=choice.positions,
-        scores=choice.scores,
-        best_subtask=[columns.subtask[j] for j in choice.columns],
-        best_target=[columns.names[j] for j in choice.columns],
-        subtasks=list(columns.sizes),
-        counts={
-            "pool": n_rows,
-            "requested": wanted,
-            "selected": len(choice.positions),
-            "eligible": int(eligible.sum()),
-            **excluded,
+    return conclude(
+        wish,
+        pool,
+        sample,
+        columns,
+        problem.weights,
+        reduce=reduce,
+        ids=problem.ids,
+        checkpoints=problem.checkpoints,
+        settings={
+            "weights": problem.weights.tolist(),
+            "weights_from": problem.weights_from,
+            "allow_partial": allow_partial,
         },
-        record={
-            "format": "gradsift.selection",
-            "version": 1,
-            "settings": {
-                "selector": selector,
-                "reduce": reduce,
-                "fraction": fraction,
-                "count": count,
-                "weights": eta.tolist(),
-                "weights_from": problem.weights_from,
-                "seed": seed if selector == "random" else None,
-                "allow_partial": allow_partial,
-                "targets_per_subtask": columns.sizes,
-            },
+        origin={
             "candidates": [describe(source) for source in problem.candidates],
             "targets": [describe(source) for source in problem.targets],
-            "ids_digest": {"candidates": ids_digest(pool_ids), "targets": ids_digest(problem.target_ids)},
-            "versions": {
-                "gradsift": gradsift.__version__,
-                "numpy": np.__version__,
-                "python": sys.version.split()[0],
-            },
-            "pool": pool_measures(pool.influence[eligible], pool.tokens[eligible]),
-            "diagnostics": diagnose(
-                pool,
-                sample,
-                columns,
-                eta,
-                reduce=reduce,
-                selected=len(choice.positions),
-                checkpoints=problem.checkpoints,
-            ),
-            "distributions": distributions(pool, sample, columns, eta, choice.positions, pool_ids),
         },
-        influence=pool.influence,
-        subtask_scores=pool.scores,
-        columns=columns.names,
+        target_ids=problem.target_ids,
+        rows=PoolRows(problem.candidates, problem.weights) if wish.needs_rows else None,
+        watched=watched,
         problem=problem,
     )

@@ -104,6 +104,10 @@ class ArraySource:
                 flags[tokens == 0] |= FLAG_NO_LABELS
             yield ArrayBlock(first, part, tokens, flags)
 
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = self._rows[positions].astype(np.float32, copy=False)
+        return rows
+
 
 class JoinedSource:
     """The rows of several sources, one after the other."""
@@ -135,6 +139,24 @@ class JoinedSource:
         for first, part in zip(self._first, self.parts, strict=False):
             for block in part.blocks(rows):
                 yield ArrayBlock(first + block.first, block.rows, block.tokens, block.flags)
+
+
+def take_rows(source: RowSource, positions: np.ndarray) -> np.ndarray:
+    """Rows at `positions` (n,) int64, all of which are there, as (n, P) float32 in that order.
+
+    A source without a `take` of its own is read from its beginning.
+    """
+    take = getattr(source, "take", None)
+    if take is not None:
+        rows: np.ndarray = take(positions)
+        return rows
+    out = np.empty((len(positions), source.proj_dim), np.float32)
+    order = np.argsort(positions, kind="stable")
+    ascending = positions[order]
+    for block in source.blocks():
+        lo, hi = np.searchsorted(ascending, [block.first, block.first + len(block.rows)])
+        out[order[lo:hi]] = block.rows[ascending[lo:hi] - block.first]
+    return out
 
 
 def open_sources(

@@ -36,8 +36,7 @@ __all__ = [
 ]
 
 _TABLE: dict[str, type[Selector]] = {
-    selector.name: selector
-    for selector in (Top, RoundRobin, Threshold, Band, Quota, Vote, KnnKde, Random, Length, Rds)
+    selector.name: selector for selector in (Top, RoundRobin, Threshold, Band, Quota, Vote, KnnKde, Random, Length, Rds)
 }
 SELECTORS = tuple(_TABLE)
 

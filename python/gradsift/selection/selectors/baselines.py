@@ -43,7 +43,7 @@ class Length(Selector):
         lengths = scored.lengths[rows]
         if (lengths < 0).any():
             raise ValueError(
-                f"lengths: expected the tokens of every row with selector \"length\", got none for "
+                f'lengths: expected the tokens of every row with selector "length", got none for '
                 f"{int((lengths < 0).sum())} rows; pass lengths=[...], or a store that was collected with them"
             )
         return _in_order(scored, rows[np.lexsort((rows, -lengths if self.first == "longest" else lengths))])

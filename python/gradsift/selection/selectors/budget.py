@@ -43,7 +43,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class BudgetRequest:
-    """What a caller asked for, checked as far as that is possible before the pool is scored."""
+    """What was asked for, checked as far as that is possible before the pool is scored."""
 
     fraction: float | None
     count: int | None

@@ -18,26 +18,29 @@ def fill(plan: Plan, budget: Budget, collapse: Collapse | None = None) -> tuple[
     if collapse is None and len(plan.queues) == 1:
         return _prefix(plan, budget), 0
     cursors = [Cursor(queue) for queue in plan.queues]
-    costs = [_front(cursor, budget) for cursor in cursors]
+    for queue, cursor in enumerate(cursors):
+        plan.turn.front(queue, _front(cursor, budget))
     taken: dict[int, tuple[float, int]] = {}
     spent = passed_over = 0
-    while any(cost is not None for cost in costs) and (budget.amount is None or spent < budget.amount):
-        queue = plan.turn.next(costs)
-        position, cost = int(cursors[queue].peek()[0]), costs[queue]
-        assert cost is not None
-        if position not in taken:
-            if collapse is not None and not collapse.accept(position, lambda n: _upcoming(cursors, n)):
-                passed_over += 1
-            elif budget.amount is not None and taken and spent + cost > budget.amount:
-                break
-            else:
-                taken[position] = cursors[queue].pop()
-                spent += cost
-                plan.turn.took(queue, cost)
-                costs[queue] = _front(cursors[queue], budget)
-                continue
-        cursors[queue].pop()
-        costs[queue] = _front(cursors[queue], budget)
+    while budget.amount is None or spent < budget.amount:
+        turn = plan.turn.next()
+        if turn is None:
+            break
+        cursor = cursors[turn]
+        position = int(cursor.peek()[0])
+        cost = budget.cost(position)
+        if position in taken:
+            cursor.pop()
+        elif collapse is not None and not collapse.accept(position, lambda n: _upcoming(cursors, n)):
+            passed_over += 1
+            cursor.pop()
+        elif budget.amount is not None and taken and spent + cost > budget.amount:
+            break
+        else:
+            taken[position] = cursor.pop()
+            spent += cost
+            plan.turn.took(turn, cost)
+        plan.turn.front(turn, _front(cursor, budget))
     choice = Choice(
         np.fromiter(taken, np.int64, len(taken)),
         np.array([score for score, _ in taken.values()], np.float32),

@@ -21,8 +21,8 @@ _TILE_ROWS = 256
 class KnnKde(Selector):
     """TSDS with kernel density estimation (Liu, Karbasi and Rekatsinas, NeurIPS 2024), as its released code does it.
 
-    Every one of M target examples has a mass of 1/M, which it gives to its nearest candidates, at most ``1 / (M·s·ρ_i)``
-    to candidate i. Distances are those of unit rows, ``d² = 2 − 2·Σ_c η̄_c cos``; the density
+    Every one of M target examples has a mass of 1/M, which it gives to its nearest candidates, at most
+    ``1 / (M·s·ρ_i)`` to candidate i. Distances are those of unit rows, ``d² = 2 − 2·Σ_c η̄_c cos``; the density
     ``ρ_i = Σ_i' max(0, 1 − d²(i, i')/σ²)`` counts near-duplicates among all neighbours of all targets, itself included.
     The spread s grows until moving mass to the next neighbour costs more than `alpha` allows:
     ``α/C · Σ_j (s·d_j,k+1 − Σ_{i≤k} d_ji/ρ_i) >= (1 − α)·M``.
@@ -77,7 +77,7 @@ class KnnKde(Selector):
         return Plan.single(Ordered(Choice(order, scored.pool.influence[order], scored.pool.best[order])))
 
     def masses(self, scored: Scored) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (t,) of the neighbours of any target, ascending, and the mass (t,) float64 of each; they sum to 1."""
+        """Positions (t,) of the neighbours of any target, ascending, and the mass (t,) float64 of each; 1 in all."""
         scores = scored.pool.scores
         assert scores is not None  # asked for by needs_scores
         assert scored.rows is not None  # asked for by needs_rows

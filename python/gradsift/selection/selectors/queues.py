@@ -72,32 +72,40 @@ class BestFirst:
         n = min(n, len(self))
         if n > len(self._sorted):
             order = best_first(self._scores, self._positions, min(len(self), max(n, 2 * len(self._sorted))))
-            of_all = isinstance(self._columns, int)
-            columns = np.full(len(order), self._columns, np.int32) if of_all else self._columns[order]
+            columns = (
+                np.full(len(order), self._columns, np.int32) if isinstance(self._columns, int) else self._columns[order]
+            )
             self._sorted = Choice(self._positions[order], self._shown[order].astype(np.float32, copy=False), columns)
         return self._sorted[:n]
 
 
 class Turn(Protocol):
-    """Says which queue is next, given what the front row of each costs (None: it is empty), and hears what was taken."""
+    """Says which queue is next. Hears what each one's front row costs (None: it is empty) and what was taken."""
 
-    def next(self, costs: Sequence[int | None]) -> int: ...
-    def took(self, queue: int, cost: int) -> None: ...
+    def front(self, queue: int, cost: int | None) -> None: ...
+    def next(self) -> int | None: ...  # None where all are empty
+    def took(self, queue: int, cost: int) -> None: ...  # before the queue's next `front`
 
 
 class InTurn:
     """Queues one after the other, round and round."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_queues: int = 1) -> None:
+        self._live = [True] * n_queues
         self._at = 0
 
-    def next(self, costs: Sequence[int | None]) -> int:
-        while costs[self._at % len(costs)] is None:
-            self._at += 1
-        return self._at % len(costs)
+    def front(self, queue: int, cost: int | None) -> None:
+        self._live[queue] = cost is not None
+
+    def next(self) -> int | None:
+        for _ in self._live:
+            if self._live[self._at]:
+                return self._at
+            self._at = (self._at + 1) % len(self._live)
+        return None
 
     def took(self, queue: int, cost: int) -> None:
-        self._at += 1
+        self._at = (queue + 1) % len(self._live)
 
 
 class ByShare:
@@ -109,29 +117,25 @@ class ByShare:
     def __init__(self, shares: Sequence[float]) -> None:
         self._shares = shares
         self._taken = [0] * len(shares)
-        self._heap: list[tuple[float, int, int]] | None = None
+        self._told = [0] * len(shares)  # how often each front changed: older entries of the heap are void
+        self._heap: list[tuple[float, int, int]] = []
 
-    def next(self, costs: Sequence[int | None]) -> int:
-        if self._heap is None:
-            self._heap = [(self._need(q, cost), q, cost) for q, cost in enumerate(costs) if cost is not None]
-            heapq.heapify(self._heap)
-        while True:
-            _, queue, seen = self._heap[0]
-            cost = costs[queue]
-            if cost == seen:
+    def front(self, queue: int, cost: int | None) -> None:
+        self._told[queue] += 1
+        if cost is not None:
+            need = (self._taken[queue] + cost / 2) / self._shares[queue]
+            heapq.heappush(self._heap, (need, queue, self._told[queue]))
+
+    def next(self) -> int | None:
+        while self._heap:
+            _, queue, told = self._heap[0]
+            if told == self._told[queue]:
                 return queue
-            if cost is None:
-                heapq.heappop(self._heap)
-            else:
-                heapq.heapreplace(self._heap, (self._need(queue, cost), queue, cost))
+            heapq.heappop(self._heap)
+        return None
 
     def took(self, queue: int, cost: int) -> None:
         self._taken[queue] += cost
-        assert self._heap is not None
-        heapq.heapreplace(self._heap, (self._need(queue, cost), queue, cost))
-
-    def _need(self, queue: int, cost: int) -> float:
-        return (self._taken[queue] + cost / 2) / self._shares[queue]
 
 
 @dataclass(frozen=True)

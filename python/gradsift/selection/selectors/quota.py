@@ -84,10 +84,10 @@ class Quota(Selector):
                 f"lengths: expected the tokens of every row with quotas by length, got none for {len(unknown)} rows "
                 f"(first: {unknown[0]}); pass lengths=[...]"
             )
-        if isinstance(self.bands, (list, tuple)):
-            edges: list[Any] = list(self.bands)
+        if isinstance(self.bands, int):
+            edges: list[Any] = sorted({*np.quantile(lengths, np.arange(1, self.bands) / self.bands).tolist()})
         else:
-            edges = sorted(set(np.quantile(lengths, [i / self.bands for i in range(1, int(self.bands))]).tolist()))
+            edges = list(self.bands)
         band = np.array([bisect_right(edges, length) for length in lengths.tolist()], np.int64)
         return [str(b) for b in range(len(edges) + 1)], band
 

@@ -11,7 +11,7 @@ import numpy as np
 from gradsift.selection.influence import Columns
 from gradsift.selection.scan import Observer
 from gradsift.selection.selectors.base import Scored, Selector, check_choice, refuse_mean
-from gradsift.selection.selectors.queues import BestFirst, Choice, InTurn, Ordered, Plan, best_first
+from gradsift.selection.selectors.queues import BestFirst, Choice, InTurn, Ordered, Plan, Queue, best_first
 
 OVER = (None, "targets", "subtasks")
 
@@ -68,17 +68,16 @@ class RoundRobin(Selector):
 
     def plan(self, scored: Scored) -> Plan:
         if isinstance(scored.watched, BestOfEach):
-            return Plan(scored.watched.queues(), InTurn())
+            queues: Sequence[Queue] = scored.watched.queues()
+            return Plan(queues, InTurn(len(queues)))
         scores = scored.pool.scores
         assert scores is not None  # asked for by needs_scores
         queues = []
         for of in members(scored.columns, self.over):
             mine = scores[scored.eligible][:, of]
             best = mine.argmax(axis=1)
-            queues.append(
-                BestFirst(scored.eligible, mine[np.arange(len(mine)), best], of[best].astype(np.int32))
-            )
-        return Plan(queues, InTurn())
+            queues.append(BestFirst(scored.eligible, mine[np.arange(len(mine)), best], of[best].astype(np.int32)))
+        return Plan(queues, InTurn(len(queues)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,217 @@
+"""From a scored pool to a selection: what was asked for, and the selector's work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import gradsift
+from gradsift.errors import DataError
+from gradsift.selection.diagnostics import diagnose
+from gradsift.selection.distributions import distributions
+from gradsift.selection.influence import Columns
+from gradsift.selection.measures import pool_measures
+from gradsift.selection.output import Selection
+from gradsift.selection.problem import Problem
+from gradsift.selection.rows import PoolRows
+from gradsift.selection.scan import EXCLUDED_BECAUSE, Observer, Pool, ScoreSample
+from gradsift.selection.selectors import (
+    BudgetRequest,
+    Collapse,
+    Scored,
+    Selector,
+    check_seed,
+    check_threshold,
+    fill,
+    make_selector,
+)
+from gradsift.selection.sources import SampleId, ids_digest
+
+_SEEDED = ("random", "knn_kde")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be chosen of N rows, checked before anything is scored.
+
+    Attributes
+    ----------
+    selector : Selector
+    budget : BudgetRequest
+    depth : most rows that are taken off the selector's plan, None where that is not known before
+    deduplicate, seed : as `select` was given
+    lengths : (N,) int64 or None
+    groups : (N,) names or None
+    settings : what ``selection.json`` says of it
+    """
+
+    selector: Selector
+    budget: BudgetRequest
+    depth: int | None
+    deduplicate: float | None
+    seed: int
+    lengths: np.ndarray | None
+    groups: Sequence[str] | None
+    settings: dict[str, Any]
+
+    def needs_scores(self, columns: Columns) -> bool:
+        return self.selector.needs_scores(columns, self.depth)
+
+    @property
+    def needs_rows(self) -> bool:
+        return self.selector.needs_rows or self.deduplicate is not None
+
+
+def make_wish(
+    n_rows: int,
+    *,
+    selector: str,
+    options: Mapping[str, Any] | None,
+    reduce: str,
+    fraction: float | None,
+    count: int | None,
+    budget: str,
+    deduplicate: float | None,
+    seed: int,
+    lengths: Sequence[int] | np.ndarray | None,
+    groups: Sequence[str] | None,
+) -> Wish:
+    """Checks what `select` was asked for; raises what it says it raises."""
+    chosen = make_selector(selector, options)
+    chosen.check(reduce)
+    request = BudgetRequest.of(fraction, count, budget, n_rows, needed=chosen.needs_budget)
+    threshold = check_threshold(deduplicate)
+    check_seed(seed)
+    names = _checked_groups(groups, n_rows)
+    if chosen.needs_groups and names is None:
+        raise ValueError(
+            f"groups: expected the source of every candidate with selector {selector!r}, got None; pass groups=[...]"
+        )
+    settings = {
+        "selector": selector,
+        "options": dict(options or {}),
+        "reduce": reduce,
+        "fraction": fraction,
+        "count": count,
+        "budget": budget,
+        "deduplicate": threshold,
+        "seed": seed if selector in _SEEDED else None,
+    }
+    depth = request.samples(n_rows) if threshold is None else None
+    return Wish(chosen, request, depth, threshold, seed, _checked_lengths(lengths, n_rows), names, settings)
+
+
+def conclude(
+    wish: Wish,
+    pool: Pool,
+    sample: ScoreSample,
+    columns: Columns,
+    weights: np.ndarray,
+    *,
+    reduce: str,
+    ids: Sequence[SampleId | None],
+    checkpoints: Sequence[str],
+    settings: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    target_ids: Sequence[SampleId],
+    rows: PoolRows | None = None,
+    watched: Observer | None = None,
+    problem: Problem | None = None,
+) -> Selection:
+    """Chooses, counts and measures. `origin` is what the record says of where the scores come from."""
+    n_rows = len(pool.reason)
+    excluded = pool.excluded()
+    eligible = pool.reason == 0
+    if not eligible.any():
+        shown = ", ".join(f"{excluded[reason]} {reason}" for _, reason in EXCLUDED_BECAUSE)
+        raise DataError(
+            f"candidates: expected at least one row to select from, got {n_rows} of which none is eligible ({shown}); "
+            "check the labels and the loss of the samples"
+        )
+    lengths = pool.tokens if wish.lengths is None else wish.lengths
+    budget = wish.budget.over(lengths)
+    scored = Scored(pool, columns, reduce, ids, lengths, wish.groups, wish.seed, rows, watched)
+    collapse = None if wish.deduplicate is None or rows is None else Collapse(rows, wish.deduplicate)
+    choice, passed_over = fill(wish.selector.plan(scored), budget, collapse)
+    taken = len(choice.positions)
+    if not taken:
+        raise DataError(
+            f"selector: expected at least one of the {int(eligible.sum())} eligible rows to be taken, got none; their "
+            f"highest influence is {float(np.nanmax(pool.influence)):.6g}"
+        )
+    counts = {
+        "pool": n_rows,
+        "requested": taken if budget.amount is None or budget.costs is not None else budget.amount,
+        "selected": taken,
+        "eligible": int(eligible.sum()),
+        **{f"excluded_{reason}": n for reason, n in excluded.items()},
+    }
+    if collapse is not None:
+        counts["near_duplicates"] = passed_over
+    if budget.costs is not None:
+        spent = int(budget.costs[choice.positions].sum())
+        counts |= {"requested_tokens": spent if budget.amount is None else budget.amount, "selected_tokens": spent}
+    return Selection(
+        ids=[i for i in map(ids.__getitem__, choice.positions.tolist()) if i is not None],
+        positions=choice.positions,
+        scores=choice.scores,
+        best_subtask=[columns.subtask[j] for j in choice.columns],
+        best_target=[columns.names[j] for j in choice.columns],
+        subtasks=list(columns.sizes),
+        counts=counts,
+        record={
+            "format": "gradsift.selection",
+            "version": 1,
+            "settings": {**wish.settings, **settings, "targets_per_subtask": columns.sizes},
+            **origin,
+            "ids_digest": {"candidates": ids_digest(ids), "targets": ids_digest(target_ids)},
+            "versions": {
+                "gradsift": gradsift.__version__,
+                "numpy": np.__version__,
+                "python": sys.version.split()[0],
+            },
+            "pool": pool_measures(pool.influence[eligible], pool.tokens[eligible]),
+            "diagnostics": diagnose(
+                pool, sample, columns, weights, reduce=reduce, selected=taken, checkpoints=checkpoints
+            ),
+            "distributions": distributions(pool, sample, columns, weights, choice.positions, ids),
+        },
+        influence=pool.influence,
+        subtask_scores=pool.scores,
+        columns=columns.names,
+        problem=problem,
+    )
+
+
+def _checked_lengths(lengths: Sequence[int] | np.ndarray | None, n_rows: int) -> np.ndarray | None:
+    if lengths is None:
+        return None
+    try:
+        found = np.asarray(lengths)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"lengths: expected integers, got {type(lengths).__name__}: {error}") from error
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"lengths: expected integers, got {found.dtype}")
+    if found.shape != (n_rows,):
+        raise ValueError(f"lengths: expected shape ({n_rows},), one a candidate, got {found.shape}")
+    short = np.flatnonzero(found < 1)
+    if len(short):
+        raise ValueError(f"lengths: expected at least 1 token a candidate, got {found[short[0]]} in row {short[0]}")
+    return found.astype(np.int64)
+
+
+def _checked_groups(groups: Sequence[str] | None, n_rows: int) -> Sequence[str] | None:
+    if groups is None:
+        return None
+    if isinstance(groups, (str, bytes)) or not hasattr(groups, "__len__"):
+        raise TypeError(f"groups: expected a sequence of str, one a candidate, got {type(groups).__name__}")
+    if len(groups) != n_rows:
+        raise ValueError(f"groups: expected {n_rows} names, one a candidate, got {len(groups)}")
+    for row, name in enumerate(groups):
+        if not isinstance(name, str):
+            raise TypeError(f"groups: expected a str for every candidate, got {type(name).__name__} in row {row}")
+    return groups
