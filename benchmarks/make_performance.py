@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gpu_rooflines
 import performance_tables
 
 HERE = Path(__file__).resolve().parent
@@ -142,6 +143,7 @@ def page(results: dict[str, dict[str, dict[str, Any]]]) -> str:
         ]
         for topic in (LINEAR, ROWS, COLLECTOR):
             parts += performance_tables.of_topic(topic, topics.get(topic, {}))
+    parts.append(gpu_rooflines.section())
     return "\n".join(parts).rstrip() + "\n"
 
 

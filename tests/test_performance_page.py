@@ -107,3 +107,19 @@ def test_every_goal_names_a_test_function_of_its_benchmark(generator: ModuleType
     for goal in generator.GOALS:
         source = (ROOT / "benchmarks" / f"bench_{goal.topic}.py").read_text(encoding="utf-8")
         assert f"def test_{goal.group}(" in source, goal
+
+
+def test_a_floor_on_a_card_is_the_longer_of_moving_and_computing(generator: ModuleType) -> None:
+    rooflines = importlib.import_module("gpu_rooflines")
+    moving = rooflines.Call("op", "case", 3.35e12, 989e12 / 2, "bf16")
+    computing = rooflines.Call("op", "case", 3.35e12 / 2, 989e12 * 2, "bf16")
+    assert moving.seconds("H100") == (1.0, "bytes")
+    assert computing.seconds("H100") == (2.0, "operations")
+
+
+def test_the_floors_of_cards_are_said_to_be_computed(generator: ModuleType) -> None:
+    section = generator.page({}).split("## GPUs: ")[1]
+    assert section.startswith("computed, not measured")
+    # 16 samples of 512 tokens of 4096 + 128 numbers of 2 bytes, two moments of 4, 16 sketches of 8192 numbers of 4
+    assert 16 * 512 * (4096 + 128) * 2 + 2 * 4 * 128 * 4096 + 16 * 8192 * 4 == 73_924_608
+    assert "| `project_linear` | 128 × 4096, 16 samples of 512 tokens, bf16, Adam | 74 |" in section
