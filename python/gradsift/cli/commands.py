@@ -292,6 +292,58 @@ def evaluate(config: Path, run_dir: Path | None) -> None:
 
 
 @app.command()
+@CONFIG
+@RUN_DIR
+@click.option("--samples", default=128, show_default=True, type=click.IntRange(min=4), help="Of the pool, drawn once.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the draw.")
+@click.option("--checkpoint", default=None, help="Name of the warm-up's checkpoint; the last if not given.")
+@click.option(
+    "--step-scale",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Take steps so many times as long as the checkpoint's learning rate makes them.",
+)
+def fidelity(
+    config: Path, run_dir: Path | None, samples: int, seed: int, checkpoint: str | None, step_scale: float
+) -> None:
+    """Compare scores with the truth: one real AdamW step on each of a few samples, and what it does to the target loss.
+
+    Asked again for more samples, only those that are new are measured.
+
+    \b
+    Example:  gradsift fidelity my.toml --samples 100
+    """
+    with at_work(config, run_dir) as job:
+        from gradsift.pipeline.fidelity import fidelity as step
+        from gradsift.pipeline.fidelity_table import markdown
+
+        record = step(job, samples=samples, seed=seed, checkpoint=checkpoint, step_scale=step_scale)
+        click.echo(markdown(record), nl=False)
+
+
+@app.command()
+@CONFIG
+@RUN_DIR
+@click.option("--bins", default=10, show_default=True, type=click.IntRange(min=2), help="Bands of the ranking.")
+@click.option("--samples", default=None, type=click.IntRange(min=1), help="Of a band; all it has if not given.")
+@click.option(
+    "--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Of a training; may be repeated. train.seeds."
+)
+def quantiles(config: Path, run_dir: Path | None, bins: int, samples: int | None, seeds: tuple[int, ...]) -> None:
+    """Train on each band of the ranking alone: does the target's loss rise as influence falls?
+
+    \b
+    Example:  gradsift quantiles my.toml --bins 10 --samples 50 --seed 0
+    """
+    with at_work(config, run_dir) as job:
+        from gradsift.pipeline.quantiles import markdown
+        from gradsift.pipeline.quantiles import quantiles as step
+
+        click.echo(markdown(step(job, bins=bins, samples=samples, seeds=list(seeds) or None)), nl=False)
+
+
+@app.command()
 @click.argument("check", required=False, type=click.Path(dir_okay=False, path_type=Path))
 def config(check: Path | None) -> None:
     """Print every setting with its default and meaning, or say what is wrong with the file CHECK.

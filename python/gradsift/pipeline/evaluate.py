@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from gradsift.pipeline.rundir import read_json, write_json
 from gradsift.pipeline.samples import Part
 from gradsift.pipeline.train import Training, settings, train
 from gradsift.specs import digest_of
+
+if TYPE_CHECKING:
+    import torch
 
 IGNORED = -100  # the label that the loss skips, everywhere in transformers
 
@@ -74,23 +77,35 @@ def _measure(run: Run, name: str, tests: dict[str, Part], training: Training | N
 
 def answer_losses(model: Any, encoded: EncodedSet, pad_id: int, advance: Advance) -> dict[str, float]:
     """Mean cross-entropy in nats over all answer tokens, and over examples of each example's own mean."""
+    total = summed_losses(model, encoded, pad_id, advance)
+    tokens = np.array([e.label_tokens for e in encoded])
+    return {"token_mean": float(total.sum() / tokens.sum()), "example_mean": float((total / tokens).mean())}
+
+
+def summed_losses(model: Any, encoded: Sequence[EncodedSample], pad_id: int, advance: Advance) -> np.ndarray:
+    """Cross-entropy in nats over each example's answer tokens, (N,) float64; the same batches at every call."""
     import torch
 
     total = np.zeros(len(encoded))
-    tokens = np.array([e.label_tokens for e in encoded])
     for batch in batches_by_length([len(e.input_ids) for e in encoded], max_tokens=2048):
-        tensors = collate([encoded[i] for i in batch], pad_id=pad_id)
-        tensors = {k: v.to(model.device) for k, v in tensors.items()}
-        labels = tensors.pop("labels")[:, 1:]
         with torch.inference_mode():
-            logits = model(**tensors, use_cache=False).logits[:, :-1]
-        keep = labels != IGNORED
-        nll = torch.nn.functional.cross_entropy(logits[keep].float(), labels[keep], reduction="none")
-        rows = keep.nonzero()[:, 0]
-        summed = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rows.cpu(), nll.double().cpu())
-        total[np.asarray(batch)] = summed.numpy()
+            losses = batch_losses(model, [encoded[i] for i in batch], pad_id)
+        total[np.asarray(batch)] = losses.numpy()
         advance(len(batch))
-    return {"token_mean": float(total.sum() / tokens.sum()), "example_mean": float((total / tokens).mean())}
+    return total
+
+
+def batch_losses(model: Any, samples: Sequence[EncodedSample], pad_id: int) -> torch.Tensor:
+    """Cross-entropy in nats over the answer tokens of each of the B samples, (B,) float64 on the CPU."""
+    import torch
+
+    tensors = {k: v.to(model.device) for k, v in collate(samples, pad_id=pad_id).items()}
+    labels = tensors.pop("labels")[:, 1:]
+    logits = model(**tensors, use_cache=False).logits[:, :-1]
+    keep = labels != IGNORED
+    nll = torch.nn.functional.cross_entropy(logits[keep].float(), labels[keep], reduction="none")
+    rows = keep.nonzero()[:, 0]
+    return torch.zeros(len(samples), dtype=torch.float64).index_add(0, rows.cpu(), nll.double().cpu())
 
 
 def exact_matches(

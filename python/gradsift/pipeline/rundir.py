@@ -35,6 +35,8 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 | `train/NAME-seed-N/` | LoRA adapter trained on a selection, or on a random choice of the same size |
 | `evaluate/NAME.json` | loss and exact match of one model on every target |
 | `results.md`, `results.json` | base, random and selected side by side, and what the selection is made of |
+| `fidelity/CHECKPOINT/` | rank correlation of scores with true one-step changes of loss; each step (`records.jsonl`) |
+| `quantiles/` | loss after training on each band of the ranking: `quantiles.md`, `.json`, one file a training |
 | `**/step.json` | the settings that a step was done with; it is done where this file is (a store: `pool.step/`) |
 """
 
@@ -172,6 +174,13 @@ class RunDirectory:
 
     def evaluation(self, name: str) -> Path:
         return self.root / "evaluate" / f"{name}.json"
+
+    def fidelity(self, checkpoint: str) -> Path:
+        return self.root / "fidelity" / checkpoint
+
+    @property
+    def quantiles(self) -> Path:
+        return self.root / "quantiles"
 
     # A step is done when its step.json is there; that file is written last.
     def is_done(self, directory: Path, settings: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from gradsift.pipeline.finished import FinishedSelection
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.samples import source_name, subtask_names
 from gradsift.pipeline.training import checkpoint_record
-from gradsift.selection import select
+from gradsift.selection import Selection, select
 from gradsift.specs import digest_of
 
 
@@ -35,9 +35,7 @@ def select_samples(run: Run, *, why: bool = False) -> list[Path]:
 
 def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]) -> Path:
     directory = run.directory.selection(name)
-    candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
-    target_stores = [[Datastore.open(run.directory.target_store(c.name, t)) for t in targets] for c in checkpoints]
-    subtasks = [subtask for t in targets for subtask in subtask_names(t, run.targets[t])]
+    candidates, target_stores, subtasks = _stores(run, checkpoints, targets)
     sources = [source_name(sample) for sample in run.pool.samples]
     settings = {
         "select": run.config.select.model_dump(),
@@ -51,25 +49,15 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
         return directory
     for line in changed:
         run.reporter.say(f"selection {name}: made again, since {line}")
-    with run.reporter.task(f"selection {name}", len(candidates[0]), "rows") as advance:
-        done = 0
-
-        def progress(rows: int, total: int) -> None:
-            nonlocal done
-            advance(rows - done)
-            done = rows
-
-        result = select(
-            candidates=candidates,
-            targets=target_stores,
-            weights=[checkpoint_record(c)["learning_rate"] for c in checkpoints],
-            subtasks=subtasks,
-            lengths=run.pool.encoded.lengths,
-            groups=sources,
-            progress=progress,
-            **run.config.select.arguments(),
-        )
-    result = result.with_sources(sources)
+    result = scored(
+        run,
+        checkpoints,
+        targets,
+        f"selection {name}",
+        lengths=run.pool.encoded.lengths,
+        groups=sources,
+        **run.config.select.arguments(),
+    ).with_sources(sources)
     for stale in ("step.json", "why.jsonl", "report.html"):
         (directory / stale).unlink(missing_ok=True)
     result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
@@ -77,6 +65,36 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
     for line in summary_lines(name, result):
         run.reporter.say(line)
     return directory
+
+
+def scored(run: Run, checkpoints: list[Path], targets: list[str], title: str, **arguments: Any) -> Selection:
+    """What `gradsift.select` makes, with `arguments`, of the stores of the run for `targets`."""
+    candidates, target_stores, subtasks = _stores(run, checkpoints, targets)
+    with run.reporter.task(title, len(candidates[0]), "rows") as advance:
+        done = 0
+
+        def progress(rows: int, total: int) -> None:
+            nonlocal done
+            advance(rows - done)
+            done = rows
+
+        return select(
+            candidates=candidates,
+            targets=target_stores,
+            weights=[checkpoint_record(c)["learning_rate"] for c in checkpoints],
+            subtasks=subtasks,
+            progress=progress,
+            **arguments,
+        )
+
+
+def _stores(
+    run: Run, checkpoints: list[Path], targets: list[str]
+) -> tuple[list[Datastore], list[list[Datastore]], list[str]]:
+    """Candidates and targets at every checkpoint, and the subtask of every target row."""
+    candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
+    of_targets = [[Datastore.open(run.directory.target_store(c.name, t)) for t in targets] for c in checkpoints]
+    return candidates, of_targets, [subtask for t in targets for subtask in subtask_names(t, run.targets[t])]
 
 
 def summary_lines(name: str, result: Any) -> list[str]:
