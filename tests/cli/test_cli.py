@@ -23,6 +23,8 @@ VERBS = [
     "doctor",
     "demo",
     "explain",
+    "fidelity",
+    "quantiles",
     "store append",
     "store convert",
     "store export",

@@ -79,36 +79,26 @@ def quantiles(
         raise ConfigError(
             "targets.NAME.test: expected a test set of one target at least, on which bands are compared, got none"
         )
+    influence = _influence(run, checkpoints)
+    bands = {name: np.array_split(ranking(values), bins) for name, values in influence.items()}
+    # One number for all, since every row is in a ranking or in none.
+    size = min(_band_size(of_ranking, samples) for of_ranking in bands.values())
     base = _base_losses(run)
-    results: dict[str, Any] = {}
-    everyone = np.zeros(0, np.int64)
-    size = 0
-    for name, targets in selection_targets(run).items():
-        tests = {target: run.tests[target] for target in targets if target in run.tests}
-        if not tests:
-            run.reporter.say(f"quantiles, {name}: none of its targets has a test set; left out")
-            continue
-        influence = scored(run, checkpoints, targets, f"quantiles, {name}: influence", count=1).influence
-        order = ranking(influence)
-        bands = np.array_split(order, bins)
-        size = _band_size(bands, samples)
-        everyone = np.sort(order)
-        numbered = [
-            [
-                _measure(run, Arm(f"{name}/band-{number}", seed, _drawn(run, name, band, number, seed, size), tests))
-                for seed in seeds
-            ]
-            for number, band in enumerate(bands, start=1)
-        ]
-        results[name] = {
-            "bands": [_describe(run, influence, band) for band in bands],
-            "targets": {
-                target: _trend([[figures[target] for figures in band] for band in numbered]) for target in tests
-            },
-        }
+    everyone = np.sort(np.concatenate(next(iter(bands.values()))))
     random = [
-        _measure(run, Arm("random", seed, _drawn(run, "random", everyone, 0, seed, size), run.tests)) for seed in seeds
+        _measure(run, Arm("random", seed, _drawn(run, "random 0", everyone, seed, size), run.tests)) for seed in seeds
     ]
+    rankings = {}
+    for name, of_ranking in bands.items():
+        tests = {target: run.tests[target] for target in selection_targets(run)[name] if target in run.tests}
+        losses = []
+        for number, band in enumerate(of_ranking, start=1):
+            drawn = {seed: _drawn(run, f"{name} {number}", band, seed, size) for seed in seeds}
+            losses.append([_measure(run, Arm(f"{name}/band-{number}", seed, drawn[seed], tests)) for seed in seeds])
+        rankings[name] = {
+            "bands": [_describe(run, influence[name], band) for band in of_ranking],
+            "targets": {t: _trend([[figures[t] for figures in of_band] for of_band in losses]) for t in tests},
+        }
     record = {
         "bins": bins,
         "samples": size,
@@ -117,11 +107,22 @@ def quantiles(
         "tests": {target: len(part) for target, part in run.tests.items()},
         "base": base,
         "random": {target: [figures[target] for figures in random] for target in run.tests},
-        "rankings": results,
+        "rankings": rankings,
     }
     write_json(run.directory.quantiles / "quantiles.json", record)
     write_text(run.directory.quantiles / "quantiles.md", markdown(record))
     return record
+
+
+def _influence(run: Run, checkpoints: list[Path]) -> dict[str, np.ndarray]:
+    """Influence of every row of the pool, for each selection of which a target has a test set."""
+    found = {}
+    for name, targets in selection_targets(run).items():
+        if not any(target in run.tests for target in targets):
+            run.reporter.say(f"quantiles, {name}: left out, since no target of it has a test set")
+            continue
+        found[name] = scored(run, checkpoints, targets, f"quantiles, {name}: influence", count=1).influence
+    return found
 
 
 def ranking(influence: np.ndarray) -> np.ndarray:
@@ -143,9 +144,9 @@ def _band_size(bands: Sequence[np.ndarray], samples: int | None) -> int:
     return samples
 
 
-def _drawn(run: Run, name: str, band: np.ndarray, number: int, seed: int, size: int) -> list[int]:
+def _drawn(run: Run, purpose: str, band: np.ndarray, seed: int, size: int) -> list[int]:
     """`size` positions of a band, by the seed, in the order of the pool."""
-    chosen = run.generator(f"quantiles {name} {number}", seed).choice(len(band), size=size, replace=False)
+    chosen = run.generator(f"quantiles {purpose}", seed).choice(len(band), size=size, replace=False)
     return sorted(int(i) for i in band[chosen])
 
 
