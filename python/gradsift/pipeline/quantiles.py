@@ -121,7 +121,8 @@ def _influence(run: Run, checkpoints: list[Path]) -> dict[str, np.ndarray]:
         if not any(target in run.tests for target in targets):
             run.reporter.say(f"quantiles, {name}: left out, since no target of it has a test set")
             continue
-        found[name] = scored(run, checkpoints, targets, f"quantiles, {name}: influence", count=1).influence
+        title = f"quantiles, {name}: influence"
+        found[name] = scored(run, checkpoints, targets, title, reduce=run.config.select.reduce, count=1).influence
     return found
 
 
