@@ -94,12 +94,14 @@ def explain(op: str) -> str:
             lines.append(f"{op}: auto takes {taken}{forced} for arrays on {device}")
         except (BackendUnavailableError, ValueError) as error:
             lines.append(f"{op}: auto cannot run for arrays on {device}: {error}")
-    for backend in SERVED_BY[op]:
-        reason = why_not(backend)
-        lines.append(
-            f"  {backend}: " + (f"not available, {reason}; {_HINTS[backend]}" if reason else _ABOUT[backend]())
-        )
+    lines += [f"  {backend}: {describe(backend)}" for backend in SERVED_BY[op]]
     return "\n".join(lines)
+
+
+def describe(backend: str) -> str:
+    """What a backend runs on here, or why it cannot and what to do about that, for a reader."""
+    reason = why_not(backend)
+    return f"not available, {reason}; {_HINTS[backend]}" if reason else _ABOUT[backend]()
 
 
 def why_not(backend: str) -> str | None:
@@ -141,7 +143,7 @@ def _why_not_cuda() -> str | None:
     if reason := _why_not_native():
         return reason
     native = _native()
-    if not getattr(native, "cuda_built", bool)():
+    if not native.cuda_built():
         return "a native extension built without CUDA kernels"
     reason = native.cuda_unavailable_reason()
     return reason or None

@@ -53,7 +53,13 @@ def _memory() -> str:
 def _backends() -> list[tuple[str, str]]:
     from gradsift import backends
 
-    return [(f"op {op}", backends.explain(op)) for op in ("project_linear", "project_rows")]
+    by_choice: dict[tuple[str, ...], list[str]] = {}
+    for op, served_by in backends.SERVED_BY.items():
+        by_choice.setdefault(served_by, []).append(op)
+    return [
+        *[(f"backend {name}", backends.describe(name)) for name in backends.BACKENDS],
+        *[(", ".join(ops), "run on " + ", ".join(served_by)) for served_by, ops in by_choice.items()],
+    ]
 
 
 def _torch() -> list[tuple[str, str]]:
@@ -67,7 +73,7 @@ def _torch() -> list[tuple[str, str]]:
     return [
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         ("bfloat16", "native: the default" if has_native_bfloat16() else "emulated here, so float32 is the default"),
-        ("GPU", f"{gpu}; the kernels of this version run on the CPU"),
+        ("GPU", gpu),
     ]
 
 
