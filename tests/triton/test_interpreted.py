@@ -1,0 +1,30 @@
+"""Runs interpreted/ in a process of its own: Triton reads TRITON_INTERPRET once, when kernels are defined."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed: pip install 'gradsift[test]'"
+)
+
+
+def run_interpreted(*arguments):
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("GRADSIFT_BACKEND", None)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+
+
+def test_the_interpreted_kernels_agree_with_the_reference():
+    done = run_interpreted("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 25
+    assert "skipped" not in done.stdout
