@@ -59,7 +59,9 @@ def project_linear(
     slab = slices * slab_floats(spec.proj_dim, config)
     together = max(1, min(batch, WORKSPACE_BYTES // (4 * slab)))
     slabs = torch.empty(together * slab, dtype=torch.float32, device=a.device)
-    norm_slices = torch.empty((together, slices, 2) if norms is not None else (1,), dtype=torch.float64, device=a.device)
+    norm_slices = torch.empty(
+        (together, slices, 2) if norms is not None else (1,), dtype=torch.float64, device=a.device
+    )
     vec_a, vec_g = _vector(a, d_in), _vector(g, d_out)
     a_sample, g_sample = (0, 0) if packed else (a.stride(0), g.stride(0))
     with torch.cuda.device(a.device) if a.is_cuda else nullcontext():
@@ -92,11 +94,7 @@ def project_linear(
                 PACKED=packed,
                 VEC_A=vec_a,
                 VEC_G=vec_g,
-                PRECISION=config.precision,
-                BLOCK_OUT=config.block_out,
-                BLOCK_IN=config.block_in,
-                BLOCK_TOKENS=config.block_tokens,
-                PARTS=config.parts,
+                **config.constants(),
                 **config.options(),
             )
             add_slabs[(count, spec.proj_dim // 256)](

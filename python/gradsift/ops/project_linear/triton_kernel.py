@@ -245,7 +245,9 @@ def add_slabs(
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, slabs, DEPTH):
         k = start + deep
-        part = tl.load(slab_ptr + (b * slabs + k)[:, None] * PROJ_DIM + p[None, :], mask=(k < slabs)[:, None], other=0.0)
+        part = tl.load(
+            slab_ptr + (b * slabs + k)[:, None] * PROJ_DIM + p[None, :], mask=(k < slabs)[:, None], other=0.0
+        )
         total += tl.sum(part, axis=0)
     total *= scale
     out = out_ptr + b * tl.cast(out_row, tl.int64) + p

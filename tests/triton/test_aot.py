@@ -1,0 +1,64 @@
+"""Every kernel that dispatch may choose, compiled for A100, H100 and B200: what it needs is kept and may not grow."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None, reason="triton is not installed: pip install 'gradsift[test]'"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def aot():
+    spec = importlib.util.spec_from_file_location("aot", HERE / "aot.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """In a process of its own: this one may have run Triton's interpreter, or hold no compiler."""
+    command = [sys.executable, str(HERE / "aot.py"), "--json", str(tmp_path_factory.mktemp("aot") / "found.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(Path(command[-1]).read_text("utf-8"))
+
+
+def test_every_kernel_has_a_budget_and_no_budget_is_left_over(aot, found):
+    kept = json.loads(aot.BUDGETS.read_text("utf-8"))["kernels"]
+    assert set(found) == set(kept)
+
+
+def test_nothing_spills(found):
+    assert {name: needs["spill_bytes"] for name, needs in found.items() if needs["spill_bytes"]} == {}
+
+
+def test_registers_and_shared_memory_stay_within_budget(aot, found):
+    """The budget is of one version of Triton, which constraints.txt pins."""
+    kept = json.loads(aot.BUDGETS.read_text("utf-8"))["kernels"]
+    for name, needs in found.items():
+        assert needs["registers"] <= kept[name]["registers"], name
+        assert needs["shared_bytes"] <= kept[name]["shared_bytes"], name
+
+
+def test_shared_memory_is_within_the_card(aot, found):
+    for job in aot.jobs():
+        assert found[job.name()]["shared_bytes"] <= aot.SHARED_BYTES[job.card], job.name()
+
+
+def test_products_run_on_tensor_cores(aot, found):
+    for job in aot.jobs():
+        if job.kernel == "sketch_tiles":
+            assert found[job.name()]["tensor_core"], job.name()
+        if job.kernel == "sketch_tiles" and job.block_out >= 64:
+            assert aot.TENSOR_CORES[job.card][0] in found[job.name()]["tensor_core"], job.name()
