@@ -5,8 +5,9 @@ How the work is cut, and what was tried and dropped: docs/gpu.md.
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
+
+import triton
 
 SGD = tl.constexpr(0)
 ADAM = tl.constexpr(1)
@@ -34,16 +35,15 @@ def _gamma(g, m, v, first_m, first_g, second_v, second_g, inner_eps, eps, GAMMA:
     """Γ with its constants folded as csrc/common/gamma.h does: GammaTerms has the formula."""
     if GAMMA == SGD:
         return g
-    elif GAMMA == SIGN:
+    if GAMMA == SIGN:
         return tl.where(g > 0, 1.0, tl.where(g < 0, -1.0, g))
-    elif GAMMA == SECOND_MOMENT:
+    if GAMMA == SECOND_MOMENT:
         return g / (tl.sqrt(second_v * v) + eps)
-    elif GAMMA == AFFINE:
+    if GAMMA == AFFINE:
         return (first_m * m + first_g * g) / (tl.sqrt(second_v * v) + eps)
-    elif GAMMA == ADAM:
+    if GAMMA == ADAM:
         return (first_m * m + first_g * g) / (tl.sqrt(second_v * v + second_g * g * g) + eps)
-    else:
-        return (first_m * m + first_g * g) / tl.sqrt(second_v * v + second_g * g * g + inner_eps)
+    return (first_m * m + first_g * g) / tl.sqrt(second_v * v + second_g * g * g + inner_eps)
 
 
 @triton.jit
@@ -149,7 +149,7 @@ def sketch_tiles(
     GROUPS: tl.constexpr = max(1, BLOCK_OUT * 128 // min(PROJ_DIM, 8192))
     SLAB: tl.constexpr = GROUPS * PROJ_DIM
     # The first tile reaches every index of the slab where it has whole chunks and the sketch is one chunk long.
-    COVERS: tl.constexpr = (BLOCK_IN == 128) & (PROJ_DIM <= 8192) & (BLOCK_OUT * 128 >= min(PROJ_DIM, 8192))
+    COVERS: tl.constexpr = (BLOCK_IN == 128) & (PROJ_DIM <= 8192) & (min(PROJ_DIM, 8192) <= BLOCK_OUT * 128)
     b = tl.program_id(0).to(tl.int64)
     s = tl.program_id(1)
     slab = slab_ptr + (b * tl.num_programs(1) + s) * SLAB
@@ -257,7 +257,7 @@ def add_slabs(
     if NORMS and tl.program_id(1) == 0:
         two = tl.arange(0, 2)
         norm = tl.zeros((2,), tl.float64)
-        for s in range(0, slices):
+        for s in range(slices):
             norm += tl.load(norm_slices_ptr + (b * slices + s) * 2 + two)
         to = norms_ptr + b * tl.cast(norms_row, tl.int64) + two
         if ACCUMULATE:
