@@ -57,3 +57,19 @@ def test_half_a_pair_of_moments_is_refused():
     a, g, m = tensors((1, 2, 9), (1, 2, 3), (3, 9))
     with pytest.raises(ValueError, match="expected both or neither"):
         torch.ops.gradsift.project_linear(a, g, TEXT, "w", gamma=ADAM_TEXT, exp_avg=m)
+
+
+def test_the_fake_of_cuda_tensors_lies_on_their_device():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        a, g = torch.empty(2, 3, 4, device="cuda:0"), torch.empty(2, 3, 5, device="cuda:0")
+        sketches = torch.ops.gradsift.project_linear(a, g, TEXT, "w")
+        rows = torch.ops.gradsift.project_rows(g, TEXT, "w")
+    for fake in (sketches, rows):
+        assert (fake.device, fake.dtype, tuple(fake.shape)) == (torch.device("cuda:0"), torch.float32, (2, 256))
+
+
+@pytest.mark.parametrize("name", ["project_linear", "project_rows"])
+def test_operators_have_an_implementation_for_cuda(name):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gradsift::{name}", "CUDA")

@@ -2,7 +2,8 @@
 
 Importing this module registers ``torch.ops.gradsift.project_linear`` and ``.project_rows``. They take the projection
 and Γ as text, since an operator's arguments are tensors, numbers and strings; `spec_text` and `gamma_text` write it,
-outside of the compiled function. Both return a new (B, P) float32 tensor, are not differentiable and run on the CPU.
+outside of the compiled function. Both return a new (B, P) float32 tensor on
+the device of their operands and are not differentiable.
 Eager code calls `gradsift.ops`, which has the full contract.
 """
 
@@ -139,7 +140,8 @@ def _fake_project_rows(
     return _empty_sketches(grads, cu_seqlens, spec)
 
 
-_library.impl("project_linear", _project_linear, "CPU")
-_library.impl("project_rows", _project_rows, "CPU")
+for _device in ("CPU", "CUDA"):
+    _library.impl("project_linear", _project_linear, _device)
+    _library.impl("project_rows", _project_rows, _device)
 _torch_library.register_fake("gradsift::project_linear", _fake_project_linear, lib=_library)
 _torch_library.register_fake("gradsift::project_rows", _fake_project_rows, lib=_library)

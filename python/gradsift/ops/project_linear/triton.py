@@ -119,7 +119,8 @@ def project_linear(
 def _tensor(array: Array) -> Tensor:
     """The same memory as a tensor, without its graph; bfloat16 of NumPy comes as ml_dtypes' type."""
     if is_tensor(array):
-        return array.detach()
+        tensor: Tensor = array.detach()
+        return tensor
     if dtype_name(array) == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
