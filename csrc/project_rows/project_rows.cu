@@ -360,21 +360,24 @@ __device__ __forceinline__ void add_partials(const ProjectRowsArgs& args) {
 
 }  // namespace
 
-// As many runs are read ahead as keep as many bytes in flight for every number of samples.
-#define PROJECT_ROWS_KERNELS(name, Grad, Moment)                              \
-    GRADSIFT_KERNEL(project_rows_##name##_1, ProjectRowsArgs, kRowsThreads) { \
-        project_slice<Grad, Moment, 1, 4>(args);                              \
-    }                                                                         \
-    GRADSIFT_KERNEL(project_rows_##name##_2, ProjectRowsArgs, kRowsThreads) { project_slice<Grad, Moment, 2, 2>(args); }
-PROJECT_ROWS_KERNELS(f32, Float32, None)
-PROJECT_ROWS_KERNELS(bf16, Bfloat16, None)
-PROJECT_ROWS_KERNELS(f16, Float16, None)
-PROJECT_ROWS_KERNELS(f32_f32, Float32, Float32)
-PROJECT_ROWS_KERNELS(bf16_f32, Bfloat16, Float32)
-PROJECT_ROWS_KERNELS(f16_f32, Float16, Float32)
-PROJECT_ROWS_KERNELS(f32_bf16, Float32, Bfloat16)
-PROJECT_ROWS_KERNELS(bf16_bf16, Bfloat16, Bfloat16)
-PROJECT_ROWS_KERNELS(f16_bf16, Float16, Bfloat16)
+// As many runs are read ahead as keep as many bytes in flight for every number of samples. How many blocks shall fit on
+// an SM is said because ptxas, left to itself, spills a few registers for one block more.
+#define PROJECT_ROWS_KERNELS(name, Grad, Moment, blocks)                                  \
+    GRADSIFT_KERNEL_OCC(project_rows_##name##_1, ProjectRowsArgs, kRowsThreads, blocks) { \
+        project_slice<Grad, Moment, 1, 4>(args);                                          \
+    }                                                                                     \
+    GRADSIFT_KERNEL_OCC(project_rows_##name##_2, ProjectRowsArgs, kRowsThreads, blocks) { \
+        project_slice<Grad, Moment, 2, 2>(args);                                          \
+    }
+PROJECT_ROWS_KERNELS(f32, Float32, None, 3)
+PROJECT_ROWS_KERNELS(bf16, Bfloat16, None, 3)
+PROJECT_ROWS_KERNELS(f16, Float16, None, 3)
+PROJECT_ROWS_KERNELS(f32_f32, Float32, Float32, 2)
+PROJECT_ROWS_KERNELS(bf16_f32, Bfloat16, Float32, 2)
+PROJECT_ROWS_KERNELS(f16_f32, Float16, Float32, 2)
+PROJECT_ROWS_KERNELS(f32_bf16, Float32, Bfloat16, 2)
+PROJECT_ROWS_KERNELS(bf16_bf16, Bfloat16, Bfloat16, 2)
+PROJECT_ROWS_KERNELS(f16_bf16, Float16, Bfloat16, 2)
 #undef PROJECT_ROWS_KERNELS
 
 GRADSIFT_KERNEL(project_rows_add_partials, ProjectRowsArgs, kRowsThreads) { add_partials(args); }

@@ -1,4 +1,4 @@
-"""`project_rows` on CUDA against its reference: ``python cases_project_rows.py [few]`` (see emulated.py)."""
+"""`project_rows` on CUDA against its reference: ``python cases_project_rows.py [few|tiny]`` (see emulated.py)."""
 
 import sys
 
@@ -10,6 +10,7 @@ from gradsift import Gamma, ProjectionSpec
 from gradsift.ops.project_rows import cuda, reference
 
 FEW = "few" in sys.argv[1:]
+TINY = "tiny" in sys.argv[1:]  # for planted bugs and ThreadSanitizer
 BUDGETS = budgets()
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 GAMMAS = [
@@ -42,6 +43,19 @@ def both(
 def integers(*shape, dtype="float32"):
     return guarded(rng.integers(-4, 5, shape).astype(DTYPES[dtype]))
 
+
+if TINY:
+    (got, squares), (want, want_squares) = both(integers(3, 130 * 257), ProjectionSpec(1024), (130, 257))
+    cases.equal("sketches", got, want)
+    cases.equal("norms", squares, want_squares)
+    second = guarded(rng.random((33, 150)).astype(np.float32) + 0.1)
+    grads = guarded(rng.standard_normal((1, 33 * 150)).astype(np.float32))
+    (got, squares), (want, _) = both(
+        grads, ProjectionSpec(256), (33, 150), gamma=Gamma.adam(step=2), moments=(guarded(second - 0.5), second)
+    )
+    cases.close("adam", got, want, BUDGETS["project_rows", "adam"])
+    cases.keep(got, squares)
+    cases.end()
 
 # Exact: sums of small integers. Shapes with ragged edges, of one row, of more rows than a chunk, of several slices.
 SHAPES = [(1, 1), (1, 129), (3, 128), (5, 640), (70, 131), (130, 257)]
@@ -117,6 +131,7 @@ for dtype in DTYPES:
                 (got, squares), (want, want_squares) = both(grads, spec, shape, **options)
                 name = f"{gamma.kind}, {dtype}, moments {moment_dtype}, {shape}, P {P}"
                 cases.close(name, got, want, BUDGETS["project_rows", gamma.kind])
+                cases.keep(got, squares)
                 cases.close(
                     f"{name}: norms", squares[..., None], want_squares[..., None], BUDGETS["project_rows", "norms"]
                 )

@@ -52,7 +52,7 @@ def compiled(source, flags, folder, csrc=CSRC):
     return target
 
 
-def linked(sources, variant, target, csrc=CSRC):
+def linked(sources, variant, target, csrc=CSRC, optimise="-O1"):
     """A libcuda.so.1 of these .cu files at `target`."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed, which the emulator is built with")
@@ -60,8 +60,8 @@ def linked(sources, variant, target, csrc=CSRC):
     folder = ROOT / "build/emulator"
     folder.mkdir(parents=True, exist_ok=True)
     fixed = [*sorted((CSRC / "cuda/emulator").glob("*.cpp")), ROOT / "tests/cuda/mock_driver.cpp"]
-    objects = [compiled(source, flags, folder) for source in fixed]
-    objects += [compiled(source, flags, folder, csrc) for source in sources]
+    objects = [compiled(source, [*flags, "-O1"], folder) for source in fixed]
+    objects += [compiled(source, [*flags, optimise], folder, csrc) for source in sources]
     command = ["g++", "-shared", *VARIANTS[variant], *map(str, objects), "-pthread", "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -83,6 +83,14 @@ def emulator(tmp_path_factory):
     return once
 
 
+@pytest.fixture
+def link():
+    """`link(sources, variant, target, csrc)`; see `linked`."""
+    needs_kernels()
+    linked.csrc = CSRC
+    return linked
+
+
 def needs_kernels():
     if importlib.util.find_spec("gradsift._native") is None:
         pytest.skip("gradsift._native is not built here: `pip install .` builds it")
@@ -92,28 +100,43 @@ def needs_kernels():
         pytest.skip("gradsift._native has no CUDA kernels: build it with GRADSIFT_CUDA=ON, which needs nvcc")
 
 
-def run_program(driver, program, *words, variant="plain", timeout=300, **environment):
-    """Runs a Python program of this folder with `driver` in place of NVIDIA's; returns the finished process."""
+def environment():
+    """That of a program that imports gradsift as it is here."""
     import gradsift
 
+    paths = [str(Path(gradsift.__file__).parents[1]), str(ROOT / "tests/cuda")]
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, **SANITIZERS, **threads, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_program(driver, name, *words, variant="plain", timeout=300, **variables):
+    """Runs a Python program of this folder with `driver` in place of NVIDIA's; returns the finished process."""
     preloaded = []
-    for name in PRELOADED[variant]:
-        found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    for library in PRELOADED[variant]:
+        found = subprocess.run(["g++", f"-print-file-name={library}"], capture_output=True, text=True, check=True)
         preloaded.append(found.stdout.strip())
     env = {
-        **os.environ,
-        **SANITIZERS,
+        **environment(),
         "GRADSIFT_CUDA_DRIVER": str(driver),
         "LD_PRELOAD": " ".join(preloaded),
-        "PYTHONPATH": os.pathsep.join([str(Path(gradsift.__file__).parents[1]), str(ROOT / "tests/cuda")]),
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        **{name: str(value) for name, value in environment.items()},
+        **{key: str(value) for key, value in variables.items()},
     }
     # ThreadSanitizer maps its shadow memory to fixed places, which address randomisation may have taken.
     fixed_places = ["setarch", os.uname().machine, "-R"] if variant == "thread" else []
-    command = [*fixed_places, sys.executable, *map(str, ["-X", "faulthandler", ROOT / "tests/cuda" / program, *words])]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    command = [*fixed_places, sys.executable, "-X", "faulthandler", ROOT / "tests/cuda" / name, *words]
+    return subprocess.run(
+        [str(word) for word in command], env=env, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture
+def program():
+    return run_program
+
+
+@pytest.fixture
+def program_environment():
+    return environment()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ GRADSIFT_CUDA_DRIVER names, compares with the reference and ends with "<n> cases
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import mmap
 import sys
@@ -53,6 +54,7 @@ class Cases:
         if reason := _native.cuda_unavailable_reason():
             sys.exit(f"no stand-in driver: {reason}")
         self.count = self.failed = 0
+        self._kept = hashlib.sha256()
 
     def check(self, name: str, ok: bool, detail: object = "") -> None:
         self.count += 1
@@ -63,8 +65,12 @@ class Cases:
     def equal(self, name: str, got: np.ndarray, want: np.ndarray) -> None:
         """Bit for bit, NaN equal to NaN."""
         same = np.array_equal(got, want, equal_nan=np.issubdtype(got.dtype, np.floating))
-        at = None if same else np.argwhere(~((got == want) | ((got != got) & (want != want))))[0]
-        self.check(name, same, "" if same else f"at {tuple(at)}: expected {want[tuple(at)]}, got {got[tuple(at)]}")
+        if same:
+            self.check(name, True)
+            return
+        differs = np.argwhere(~((got == want) | ((got != got) & (want != want))))
+        at = tuple(map(int, differs[0]))
+        self.check(name, False, f"at {at}: expected {want[at]}, got {got[at]}; {len(differs)} differ")
 
     def close(self, name: str, got: np.ndarray, want: np.ndarray, budget: float) -> None:
         """The largest ‖got − want‖ / ‖want‖ of any row within `budget`."""
@@ -73,6 +79,12 @@ class Cases:
         worst = float(np.max(error / np.where(size > 0, size, 1), initial=0))
         self.check(name, worst <= budget, f"expected an error of at most {budget:.2g}, got {worst:.3g}")
 
+    def keep(self, *arrays: np.ndarray) -> None:
+        """Results of floats, whose bits no order of warps may change."""
+        for array in arrays:
+            self._kept.update(np.ascontiguousarray(array).tobytes())
+
     def end(self) -> None:
+        print(f"floats {self._kept.hexdigest()}")
         print(f"{self.count} cases, {self.failed} failed")
         sys.exit(1 if self.failed else 0)

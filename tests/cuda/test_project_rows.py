@@ -13,9 +13,15 @@ def passed(output):
     return int(re.search(r"^(\d+) cases, 0 failed$", output, re.MULTILINE).group(1))
 
 
-@pytest.mark.parametrize(("order", "copies"), ORDERS)
-def test_kernels_agree_with_the_reference_in_every_order_of_warps(run_emulated, order, copies):
-    assert passed(run_emulated("cases_project_rows.py", order=order, copies=copies)) > 200
+def bits(output):
+    """Of all results on floats."""
+    return re.search(r"^floats (\w+)$", output, re.MULTILINE).group(1)
+
+
+def test_emulated_kernels_agree_with_the_reference_and_no_order_of_warps_changes_a_bit(run_emulated):
+    outputs = [run_emulated("cases_project_rows.py", order=order, copies=copies) for order, copies in ORDERS]
+    assert min(map(passed, outputs)) > 400
+    assert len(set(map(bits, outputs))) == 1
 
 
 def test_address_and_undefined_behaviour_sanitizers_find_nothing(run_emulated):
@@ -24,4 +30,4 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(run_emulated):
 
 @pytest.mark.slow
 def test_thread_sanitizer_finds_no_race(run_emulated):
-    assert passed(run_emulated("cases_project_rows.py", "few", variant="thread", timeout=1200)) > 100
+    assert passed(run_emulated("cases_project_rows.py", "tiny", variant="thread", timeout=900)) == 3

@@ -1,0 +1,113 @@
+"""Bugs planted in kernels, each caught on the emulator: a test that cannot fail proves nothing."""
+
+import re
+import shutil
+import signal
+
+import pytest
+
+ORDERS = ["forward", "reverse", "random"]
+# The name of a bug: (the .cu, the text to replace, by what, the program, how it ends, what it says). Bugs that leave
+# the sums whole and only change their order are seen by comparing the bits that the orders of warps give.
+OTHER_BITS = "other bits in another order"
+ROWS = "project_rows/project_rows.cu"
+PLANTED = {
+    "no barrier between drawing and reading": (
+        ROWS,
+        "    if (batches > 0) draw(0);\n    __syncthreads();",
+        "    if (batches > 0) draw(0);",
+        "cases_project_rows.py",
+        (1, -signal.SIGSEGV),
+        r"FAILED sketches|Segmentation fault",
+    ),
+    "no barrier before a buffer is drawn again": (
+        ROWS,
+        "% args.nonzeros == 0);\n        __syncthreads();",
+        "% args.nonzeros == 0);\n        __syncwarp();",
+        "cases_project_rows.py",
+        (1, -signal.SIGSEGV),
+        r"FAILED sketches|Segmentation fault",
+    ),
+    "a barrier that half of the block comes to": (
+        ROWS,
+        "    if (batches > 0) draw(0);\n    __syncthreads();",
+        "    if (batches > 0) draw(0);\n    if (thread < 128) __syncthreads();",
+        "cases_project_rows.py",
+        (1,),
+        r"__syncthreads at .*project_rows\.cu:\d+ while others wait at|__syncthreads .* has returned",
+    ),
+    "lines that belong to no one warp": (
+        ROWS,
+        "static_cast<int>(place / kLine) % kRowsWarps == warp",
+        "(group / 32 + stream.lane) % kRowsWarps == warp",
+        "cases_project_rows.py",
+        (0,),
+        OTHER_BITS,
+    ),
+    "runs of a warp that are not kept apart": (
+        ROWS,
+        "            __syncwarp();\n        }",
+        "        }",
+        "cases_project_rows.py",
+        (0,),
+        OTHER_BITS,
+    ),
+    "a vote that half of the warp is left out of": (
+        ROWS,
+        "__ballot_sync(kAllLanes,",
+        "__ballot_sync(0xFFFFu,",
+        "cases_project_rows.py",
+        (1,),
+        r"by a lane that its mask leaves out",
+    ),
+    "no edge of the columns": (
+        ROWS,
+        "x[j] = j < left ? Element::load(at + j) : 0.0f",
+        "x[j] = Element::load(at + j)",
+        "cases_project_rows.py",
+        (1, -signal.SIGSEGV),
+        r"FAILED sketches|Segmentation fault",
+    ),
+    "a wrong bit for a sign": (
+        ROWS,
+        "bits[a] = word >> (4 * (stream.lane % 8));",
+        "bits[a] = word >> (4 * (stream.lane % 4));",
+        "cases_project_rows.py",
+        (1,),
+        r"FAILED sketches: at \(0, \d+\): expected",
+    ),
+}
+
+pytestmark = pytest.mark.driver
+
+
+@pytest.fixture
+def planted(tmp_path, link):
+    """A stand-in driver whose kernels have one bug."""
+
+    def make(source, old, new):
+        copy = tmp_path / "csrc"
+        shutil.copytree(link.csrc, copy)
+        text = (copy / source).read_text("utf-8")
+        assert text.count(old) == 1, f"{source}: {old!r} stands there {text.count(old)} times"
+        (copy / source).write_text(text.replace(old, new), "utf-8")
+        return link([copy / source], "plain", tmp_path / "libcuda.so.1", copy, optimise="-O0")
+
+    return make
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_planted_bugs_are_caught(bug, planted, program):
+    source, old, new, name, ends, says = PLANTED[bug]
+    driver = planted(source, old, new)
+    bits = set()
+    for order in ORDERS:
+        done = program(driver, name, "tiny", GRADSIFT_EMULATOR_ORDER=order, GRADSIFT_EMULATOR_SEED="1")
+        if says != OTHER_BITS and done.returncode != 0:
+            assert done.returncode in ends, done.stdout + done.stderr
+            assert re.search(says, done.stdout + done.stderr), done.stdout + done.stderr
+            return
+        assert done.returncode == 0, done.stdout + done.stderr
+        bits.add(re.search(r"^floats (\w+)$", done.stdout, re.MULTILINE).group(1))
+    assert says == OTHER_BITS, "no order of warps showed it"
+    assert len(bits) > 1
