@@ -32,6 +32,8 @@ const char* isa_name(Isa isa) {
     switch (isa) {
         case Isa::kAvx512Bf16:
             return "avx512bf16";
+        case Isa::kAvx512Vnni:
+            return "avx512vnni";
         case Isa::kAvx512:
             return "avx512";
         case Isa::kAvx2:
@@ -53,8 +55,13 @@ const std::vector<Isa>& isas() {
 #if GRADSIFT_BUILD_AVX512
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+#if GRADSIFT_BUILD_AVX512VNNI
+            if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
 #if GRADSIFT_BUILD_AVX512BF16
-            if (__builtin_cpu_supports("avx512bf16")) found.push_back(Isa::kAvx512Bf16);
+                if (__builtin_cpu_supports("avx512bf16")) found.push_back(Isa::kAvx512Bf16);
+#endif
+                found.push_back(Isa::kAvx512Vnni);
+            }
 #endif
             found.push_back(Isa::kAvx512);
         }
@@ -77,6 +84,9 @@ std::vector<std::string> built_isas() {
     return {
 #if GRADSIFT_BUILD_AVX512BF16
         "avx512bf16",
+#endif
+#if GRADSIFT_BUILD_AVX512VNNI
+        "avx512vnni",
 #endif
 #if GRADSIFT_BUILD_AVX512
         "avx512",

@@ -5,7 +5,8 @@
 namespace gradsift {
 
 /// Instruction-set levels, each holding the ones before it on its own architecture.
-enum class Isa : int { kScalar = 0, kNeon = 1, kAvx2 = 2, kAvx512 = 3, kAvx512Bf16 = 4 };
+/// AVX-512 is F, BW, VL and DQ; then VNNI and VBMI; then BF16.
+enum class Isa : int { kScalar = 0, kNeon = 1, kAvx2 = 2, kAvx512 = 3, kAvx512Vnni = 4, kAvx512Bf16 = 5 };
 
 const char* isa_name(Isa isa);
 

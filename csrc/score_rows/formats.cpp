@@ -71,6 +71,42 @@ const RowFormatInfo kBfloat16 = {.bits = 16,
                                      },
                                  .widen = widen_row<bf16>};
 
+constexpr IsaTable<RowKernelFn> kCodeRows = {
+    .scalar = code_rows_scalar,
+#if GRADSIFT_BUILD_NEON
+    .neon = code_rows_neon,
+#endif
+#if GRADSIFT_BUILD_AVX2
+    .avx2 = code_rows_avx2,
+#endif
+#if GRADSIFT_BUILD_AVX512
+    .avx512 = code_rows_avx512,
+#endif
+#if GRADSIFT_BUILD_AVX512VNNI
+    .avx512vnni = code_rows_avx512vnni,
+#endif
+};
+
+constexpr IsaTable<RowKernelFn> kSignRows = {
+    .scalar = sign_rows_scalar,
+#if GRADSIFT_BUILD_NEON
+    .neon = sign_rows_neon,
+#endif
+#if GRADSIFT_BUILD_AVX2
+    .avx2 = sign_rows_avx2,
+#endif
+#if GRADSIFT_BUILD_AVX512
+    .avx512 = sign_rows_avx512,
+#endif
+#if GRADSIFT_BUILD_AVX512VNNI
+    .avx512vnni = sign_rows_avx512vnni,
+#endif
+};
+
+constexpr RowFormatInfo kInt8 = {.bits = 8, .quantised = true, .kernels = kCodeRows, .widen = nullptr};
+constexpr RowFormatInfo kInt4 = {.bits = 4, .quantised = true, .kernels = kCodeRows, .widen = nullptr};
+constexpr RowFormatInfo kInt1 = {.bits = 1, .quantised = true, .kernels = kSignRows, .widen = nullptr};
+
 }  // namespace
 
 const RowFormatInfo& row_format(RowFormat format) {
@@ -81,10 +117,15 @@ const RowFormatInfo& row_format(RowFormat format) {
             return kFloat16;
         case RowFormat::kBfloat16:
             return kBfloat16;
-        default:
-            break;
+        case RowFormat::kInt8:
+            return kInt8;
+        case RowFormat::kInt4:
+            return kInt4;
+        case RowFormat::kInt1:
+            return kInt1;
     }
-    require(false, "row format: expected 1 float32, 2 float16 or 3 bfloat16, got ", static_cast<int>(format));
+    require(false, "row format: expected 1 float32, 2 float16, 3 bfloat16, 16 int8, 17 int4 or 18 int1, got ",
+            static_cast<int>(format));
     return kFloat32;
 }
 

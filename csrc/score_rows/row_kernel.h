@@ -51,5 +51,15 @@ RowKernel float_rows_neon(RowFormat format);
 RowKernel float_rows_avx2(RowFormat format);
 RowKernel float_rows_avx512(RowFormat format);
 RowKernel bfloat16_rows_avx512bf16(RowFormat format);
+RowKernel code_rows_scalar(RowFormat format);
+RowKernel code_rows_neon(RowFormat format);
+RowKernel code_rows_avx2(RowFormat format);
+RowKernel code_rows_avx512(RowFormat format);
+RowKernel code_rows_avx512vnni(RowFormat format);
+RowKernel sign_rows_scalar(RowFormat format);
+RowKernel sign_rows_neon(RowFormat format);
+RowKernel sign_rows_avx2(RowFormat format);
+RowKernel sign_rows_avx512(RowFormat format);
+RowKernel sign_rows_avx512vnni(RowFormat format);
 
 }  // namespace gradsift

@@ -8,7 +8,7 @@ import pytest
 
 NATIVE = importlib.util.find_spec("gradsift._native") is not None
 X86 = platform.machine() in ("x86_64", "AMD64")
-ISAS = ["scalar", "avx2", "avx512", "avx512bf16"] if X86 else ["scalar", "neon"]
+ISAS = ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"] if X86 else ["scalar", "neon"]
 
 
 @pytest.fixture

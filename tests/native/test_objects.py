@@ -26,6 +26,7 @@ FLAGS = {
     "neon": re.search(r'NEON "([^"]+)"', CMAKE).group(1).split(";"),
 }
 FLAGS["avx512bf16"] = FLAGS["avx512"] + [re.search(r'AVX512BF16 "\$\{avx512\};([^"]+)"', CMAKE).group(1)]
+FLAGS["avx512vnni"] = FLAGS["avx512"] + re.search(r'AVX512VNNI "\$\{avx512\};([^"]+)"', CMAKE).group(1).split(";")
 FILES = [path for suffix in FLAGS for path in sorted((ROOT / "csrc").glob(f"*/*_{suffix}.cpp"))]
 
 pytestmark = pytest.mark.skipif(HERE is None or NM is None, reason="no C++ compiler (c++ or $CXX) or no nm on the PATH")
@@ -70,5 +71,5 @@ def test_the_check_sees_an_inline_function(tmp_path):
 
 
 def test_every_instruction_set_file_is_looked_at():
-    named = set(re.findall(r"csrc/\S+_(?:sse42|avx2|avx512|avx512bf16|neon)\.cpp", CMAKE))
+    named = set(re.findall(r"csrc/\S+_(?:sse42|avx2|avx512|avx512vnni|avx512bf16|neon)\.cpp", CMAKE))
     assert named == {str(path.relative_to(ROOT)) for path in FILES}
