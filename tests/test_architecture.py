@@ -28,10 +28,11 @@ MAY_IMPORT = {
     "ops": LEAVES | {"backends", "_native"},
     "datastore": LEAVES | {"ops", "_native"},
     "collector": LEAVES | {"ops", "backends"},
-    "selection": LEAVES | {"ops", "datastore"},
+    "report": LEAVES,
+    "selection": LEAVES | {"ops", "datastore", "report"},
     "data": LEAVES,
     "demo": LEAVES,
-    "pipeline": LEAVES | {"ops", "backends", "collector", "selection", "datastore", "data", "demo"},
+    "pipeline": LEAVES | {"ops", "backends", "collector", "selection", "datastore", "data", "demo", "report"},
     "cli": LEAVES | {"backends", "pipeline", "datastore"},
     "__main__": {"cli"},
 }

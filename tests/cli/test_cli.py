@@ -25,6 +25,7 @@ VERBS = [
     "explain",
     "fidelity",
     "quantiles",
+    "report",
     "store append",
     "store convert",
     "store export",

@@ -110,7 +110,11 @@ def show_results(record: dict[str, Any], directory: Path) -> None:
             table.add_row(escape(source), str(count), str(record["pool"]["make_up"][source]))
         console.print(table)
     show_diagnostics([directory / "selection" / name for name in record["selections"]])
-    click.echo(f"report: {directory / 'results.md'}   everything: {directory / 'README.md'}")
+    for name in record["selections"]:
+        page = directory / "selection" / name / "report.html"
+        if page.is_file():
+            click.echo(f"report: {page}")
+    click.echo(f"results: {directory / 'results.md'}   everything: {directory / 'README.md'}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -261,6 +265,23 @@ def explain(
         click.echo(json.dumps(record, indent=1, allow_nan=False))
     else:
         print_explanation(Console(), record)
+
+
+@app.command()
+@click.argument("config", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@RUN_DIR
+@SELECTION
+def report(config: Path | None, run_dir: Path | None, selection: str | None) -> None:
+    """Write report.html about a selection: figures, diagnostics, samples to read. One file, no network.
+
+    Without CONFIG the run directory is --run-dir, or the one this is called in.
+
+    \b
+    Example:  gradsift report my.toml
+    """
+    from gradsift.cli.explain import finished
+
+    click.echo(finished(config, run_dir, selection).write_report())
 
 
 @app.command()

@@ -107,9 +107,10 @@ def diagnostics_table(name: str, record: dict[str, Any]) -> RenderableType:
     if len(found["spread"]) > _SPREAD_ROWS:
         table.add_row("", f"{len(found['spread']) - _SPREAD_ROWS} more in selection.json")
     table.add_row("spread of the influence", _spread(found["influence"]))
-    recall = found["implied_recall"]
-    here, *larger = [f"{value:.2f} at proj_dim {d}" for d, value in recall["recall"].items()]
-    table.add_row("implied recall of the true top", here + (f"; {', '.join(larger)}" if larger else ""))
+    recall = found["implied_recall"]["recall"]
+    dims = [found["proj_dim"], *(d for d in (4 * found["proj_dim"], 65536) if d > found["proj_dim"])]
+    shown = [f"{recall[str(d)]:.2f} at proj_dim {d}" for d in dict.fromkeys(dims) if str(d) in recall]
+    table.add_row("implied recall of the true top", "; ".join(shown))
     rho = found["score_length_spearman"]
     table.add_row("score–length Spearman", "not known" if rho is None else f"{rho:+.2f}")
     flagged = {reason: share for reason, share in found["flagged"].items() if share}

@@ -32,8 +32,11 @@ def run_all(config: RunConfig, reporter: Reporter | None = None) -> dict[str, An
 
     require_hf()  # before the steps are imported, which need torch to be imported at all
     from gradsift.pipeline.evaluate import evaluate
+    from gradsift.pipeline.finished import write_reports
     from gradsift.pipeline.results import summarise
 
     run = Run.open(config, reporter)
     with run.directory.locked():
-        return summarise(run, evaluate(run))
+        figures = evaluate(run)
+        write_reports(run)
+        return summarise(run, figures)

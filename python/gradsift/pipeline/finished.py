@@ -10,14 +10,36 @@ from typing import Any
 
 from gradsift.data import Sample, SampleSet
 from gradsift.datastore import Datastore
-from gradsift.errors import ConfigError, DataError
+from gradsift.errors import ConfigError, DataError, DependencyMissingError
+from gradsift.files import write_text
 from gradsift.pipeline.config import RunConfig, parse_config
+from gradsift.pipeline.run import Run
 from gradsift.pipeline.rundir import RunDirectory, read_json
-from gradsift.pipeline.samples import read_pool, read_target, subtasks_of
+from gradsift.pipeline.samples import read_pool, read_target, source_name, subtasks_of
+from gradsift.report import render, require_report
 from gradsift.selection import Explanation, explain
 from gradsift.selection.explaining import why, write_why
 from gradsift.selection.problem import Problem, pose
+from gradsift.selection.reporting import example_groups
 from gradsift.selection.sources import ids_digest
+
+
+def write_reports(run: Run) -> list[Path]:
+    """``report.html`` of every selection of the run; where the extra for it is missing, says so instead."""
+    try:
+        require_report()
+    except DependencyMissingError as error:
+        run.reporter.say(f"no report.html: {error}")
+        return []
+    paths = [FinishedSelection.open(run.config, name).write_report() for name in selection_names(run.config)]
+    for path in paths:
+        run.reporter.say(f"report: {path}")
+    return paths
+
+
+def selection_names(config: RunConfig) -> list[str]:
+    """The selections that were finished in the run directory of `config`."""
+    return sorted(path.parent.name for path in (Path(config.run_dir) / "selection").glob("*/step.json"))
 
 
 def run_config(folder: Path) -> RunConfig:
@@ -56,8 +78,7 @@ class FinishedSelection:
         ConfigError
             There is none, none of that name, or there are several and no name was given.
         """
-        root = RunDirectory(Path(config.run_dir), config).root / "selection"
-        names = sorted(path.parent.name for path in root.glob("*/step.json"))
+        root, names = Path(config.run_dir) / "selection", selection_names(config)
         if not names:
             raise ConfigError(f"{root}: expected a finished selection, got none; make it with gradsift select")
         if name is None and len(names) > 1:
@@ -129,6 +150,15 @@ class FinishedSelection:
         """``why.jsonl`` beside ``selected.jsonl``."""
         path = self.directory / "why.jsonl"
         write_why(path, self.why(self.record["positions"]))
+        return path
+
+    def write_report(self) -> Path:
+        """``report.html`` beside ``selected.jsonl``."""
+        require_report()
+        path, samples, targets = self.directory / "report.html", self.pool, self.target_samples
+        by_id = {sample.id: sample for sample in samples}
+        groups = example_groups(self.record, self.problem, by_id.get, targets.get, source_name)  # type: ignore[arg-type]
+        write_text(path, render(self.record, groups, name=self.name))
         return path
 
     def selected_rank(self, sample: str) -> int | None:

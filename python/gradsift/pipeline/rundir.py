@@ -32,6 +32,7 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 | `stores/checkpoint-STEP/pool.step/batches.json` | tokens a batch, from which row on; holds for a resumed run |
 | `selection/NAME/selected.jsonl` | the chosen samples, best first, with influence, rank and best target |
 | `selection/NAME/selection.json` | how: digests, weights, settings; enough to repeat it (`--why`: `why.jsonl` too) |
+| `selection/NAME/report.html` | what was selected, against the pool: figures, diagnostics, samples to read |
 | `train/NAME-seed-N/` | LoRA adapter trained on a selection, or on a random choice of the same size |
 | `evaluate/NAME.json` | loss and exact match of one model on every target |
 | `results.md`, `results.json` | base, random and selected side by side, and what the selection is made of |

@@ -17,7 +17,7 @@ from gradsift.selection.scan import Pool, ScoreSample
 LARGE_SPEARMAN = 0.4
 LOW_RECALL = 0.6
 MANY_FLAGGED = 0.01
-LARGEST_PROJ_DIM = 65536
+PROJ_DIMS = tuple(1 << e for e in range(10, 17))
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
@@ -78,7 +78,7 @@ def diagnose(
     else:
         influence_noise = float(np.sqrt(np.mean(noise[pool.best[usable]] ** 2)))
     overall = _corrected(float(influence.std()), influence_noise)
-    dims = sorted({proj_dim, *(d for d in (16384, 65536) if d > proj_dim), min(4 * proj_dim, LARGEST_PROJ_DIM)})
+    dims = sorted({proj_dim, *PROJ_DIMS})
     excluded = pool.excluded()
     tokens = pool.tokens[usable]
     record: dict[str, Any] = {
@@ -91,7 +91,6 @@ def diagnose(
             "recall": {
                 str(d): implied_recall(overall["sd_corrected"], influence_noise * math.sqrt(proj_dim / d), share)
                 for d in dims
-                if d >= proj_dim
             },
         },
         "score_length_spearman": spearman(influence, tokens) if (tokens >= 0).all() else None,
@@ -147,7 +146,8 @@ def _warnings(record: dict[str, Any]) -> list[str]:
     recall = record["implied_recall"]["recall"]
     here = recall[str(record["proj_dim"])]
     if here < LOW_RECALL:
-        better = [f"{value:.2f} at proj_dim = {d}" for d, value in recall.items() if int(d) > record["proj_dim"]]
+        larger = {d: value for d, value in recall.items() if int(d) in (4 * record["proj_dim"], PROJ_DIMS[-1])}
+        better = [f"{value:.2f} at proj_dim = {d}" for d, value in larger.items() if int(d) > record["proj_dim"]]
         found.append(
             f"the projection's noise ({record['influence']['noise_sd']:.4f}) is large beside the spread of the "
             f"influence ({record['influence']['sd_corrected']:.4f}): about {here:.0%} of the true top would be found"

@@ -12,9 +12,9 @@ from gradsift.selection.scan import Pool, ScoreSample
 from gradsift.selection.sources import SampleId
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_BINS = 36
+_BINS = range(12, 37)
 _POINTS_OF_POOL, _POINTS_OF_SELECTION = 600, 300
-_LANDMARKS = 4
+_LANDMARKS = 3
 
 
 def distributions(
@@ -34,26 +34,29 @@ def distributions(
     chosen[positions] = True
     influence = pool.influence.astype(np.float64)
     known = bool((pool.tokens[usable] >= 0).all())
+    # as many as the selected rows fill without gaps
+    bins = min(max(round(2 * len(positions) ** 0.5), _BINS.start), _BINS.stop - 1)
+    lengths = _length_edges(pool.tokens[usable], bins) if known else None
     record: dict[str, Any] = {
-        "influence": _bins(influence, _even_edges(influence[usable]), usable, chosen),
-        "label_tokens": _bins(pool.tokens, _length_edges(pool.tokens[usable]), usable, chosen) if known else None,
+        "influence": _bins(influence, _even_edges(influence[usable], bins), usable, chosen),
+        "label_tokens": None if lengths is None else _bins(pool.tokens, lengths, usable, chosen),
         "subtasks": _quantiles(sample, columns, weights, usable, chosen),
         "points": _points(pool, sample, usable, chosen, positions) if known else None,
     }
     return record | {"landmarks": _landmarks(influence, usable, ids)}
 
 
-def _even_edges(values: np.ndarray) -> np.ndarray:
+def _even_edges(values: np.ndarray, bins: int) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if low == high:
         low, high = low - 0.5, high + 0.5
-    return np.linspace(low, high, _BINS + 1)
+    return np.linspace(low, high, bins + 1)
 
 
-def _length_edges(tokens: np.ndarray) -> np.ndarray:
+def _length_edges(tokens: np.ndarray, bins: int) -> np.ndarray:
     """Whole numbers, evenly spaced on a logarithmic axis."""
     low, high = max(1, int(tokens.min())), int(tokens.max()) + 1
-    return np.unique(np.geomspace(low, max(high, low + 1), _BINS + 1).round().astype(np.int64))
+    return np.unique(np.geomspace(low, max(high, low + 1), bins + 1).round().astype(np.int64))
 
 
 def _bins(values: np.ndarray, edges: np.ndarray, usable: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:

@@ -100,10 +100,51 @@ class Selection:
         """Each selected row's influence by subtask and checkpoint and its `closest` target examples, best first.
 
         Reads the selected rows once more, some 8 MiB a checkpoint at a time. `gradsift.explain` also gives neighbours.
+
+        Raises
+        ------
+        ValueError
+            The selection was made of rows that were not kept.
         """
         if self.problem is None:
             raise ValueError("why: expected a selection from rows that can be read again, got one of scores alone")
         return why(self.problem, self.positions.tolist(), closest=closest)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        samples: Samples = (),
+        target_samples: Samples = (),
+        *,
+        name: str = "selection",
+    ) -> None:
+        """Writes one self-contained HTML page: selected against pool, how far to trust it, samples to read, settings.
+
+        Parameters
+        ----------
+        path : written whole or not at all; what was there is replaced
+        samples, target_samples : as `to_jsonl` takes them, for the texts of candidates and target examples
+            What is not among them is shown by its id alone.
+        name : the title
+
+        Raises
+        ------
+        DependencyMissingError
+            Without the extra ``report`` (jinja2, matplotlib).
+        """
+        from gradsift.report import render
+        from gradsift.selection.reporting import example_groups
+
+        record = self.to_dict()
+        groups = []
+        if self.problem is not None:
+            marks = [row["id"] for rows in record["distributions"]["landmarks"].values() for row in rows]
+            of_pool = _found({*self.ids, *marks}, samples)
+            of_targets = _found(set(self.problem.target_ids), target_samples)
+            groups = example_groups(record, self.problem, of_pool.get, of_targets.get, lambda s: s.get("dataset"))
+        page = render(record, groups, name=name)
+        with atomic_text(path) as file:
+            file.write(page)
 
     def to_jsonl(self, path: str | os.PathLike[str], samples: Samples, *, prefix: str = "") -> None:
         """Writes the selected records, best first, each as it was read plus three keys.
@@ -176,29 +217,31 @@ class Selection:
 
 
 def _records_of(ids: Sequence[SampleId], samples: Samples) -> dict[SampleId, Mapping[str, Any]]:
-    wanted = set(ids)
-    found: dict[SampleId, Mapping[str, Any]] = {}
-    if isinstance(samples, Mapping):
-        found = {i: samples[i] for i in ids if i in samples}
-    else:
-        for sample in samples:
-            if not (hasattr(sample, "id") and hasattr(sample, "record")):
-                raise TypeError(
-                    "samples: expected a mapping from id to record, or samples with .id and .record, "
-                    f"got a {type(sample).__name__} among them"
-                )
-            if sample.id in wanted:
-                if sample.id in found:
-                    raise DataError(
-                        f"samples: expected each id once, got {sample.id!r} twice; ids must tell samples apart"
-                    )
-                found[sample.id] = sample.record
+    found = _found(set(ids), samples)
     missing = [i for i in ids if i not in found]
     if missing:
         raise DataError(
             f"samples: expected the samples the rows were collected from, got none for {len(missing)} of {len(ids)} "
             f"selected ids (first: {missing[:3]!r}); read the same sources"
         )
+    return found
+
+
+def _found(wanted: set[SampleId], samples: Samples) -> dict[SampleId, Mapping[str, Any]]:
+    """The records of those of `wanted` that are among `samples`."""
+    if isinstance(samples, Mapping):
+        return {i: samples[i] for i in wanted if i in samples}
+    found: dict[SampleId, Mapping[str, Any]] = {}
+    for sample in samples:
+        if not (hasattr(sample, "id") and hasattr(sample, "record")):
+            raise TypeError(
+                "samples: expected a mapping from id to record, or samples with .id and .record, "
+                f"got a {type(sample).__name__} among them"
+            )
+        if sample.id in wanted:
+            if sample.id in found:
+                raise DataError(f"samples: expected each id once, got {sample.id!r} twice; ids must tell samples apart")
+            found[sample.id] = sample.record
     return found
 
 
