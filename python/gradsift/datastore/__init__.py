@@ -10,9 +10,11 @@ from gradsift.datastore.block import Block
 from gradsift.datastore.compare import check_comparable, spec_differences
 from gradsift.datastore.convert import convert
 from gradsift.datastore.export import export_store
+from gradsift.datastore.format import rotation_seed
 from gradsift.datastore.less import LessImport, import_less
 from gradsift.datastore.reader import Datastore
 from gradsift.datastore.report import ShardReport, VerifyReport
+from gradsift.datastore.rows import round_trip
 from gradsift.datastore.shard import Damage
 from gradsift.datastore.table import FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO
 from gradsift.datastore.writer import DatastoreWriter
@@ -36,6 +38,8 @@ __all__ = [
     "import_less",
     "merge_stores",
     "remove_leftovers",
+    "rotation_seed",
+    "round_trip",
     "spec_differences",
     "subset_store",
 ]

@@ -121,8 +121,12 @@ def conclude(
     rows: PoolRows | None = None,
     watched: Observer | None = None,
     problem: Problem | None = None,
+    pool_digest: str | None = None,
 ) -> Selection:
-    """Chooses, counts and measures. `origin` is what the record says of where the scores come from."""
+    """Chooses, counts and measures.
+
+    `origin` is what the record says of where the scores come from; `pool_digest` that of all ids, if `ids` lacks some.
+    """
     n_rows = len(pool.reason)
     excluded = pool.excluded()
     eligible = pool.reason == 0
@@ -168,7 +172,7 @@ def conclude(
             "version": 1,
             "settings": {**wish.settings, **settings, "targets_per_subtask": columns.sizes},
             **origin,
-            "ids_digest": {"candidates": ids_digest(ids), "targets": ids_digest(target_ids)},
+            "ids_digest": {"candidates": pool_digest or ids_digest(ids), "targets": ids_digest(target_ids)},
             "versions": {
                 "gradsift": gradsift.__version__,
                 "numpy": np.__version__,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -298,10 +298,23 @@ def describe(source: RowSource) -> dict[str, Any]:
     return record
 
 
-def ids_digest(ids: Sequence[SampleId | None]) -> str:
-    """BLAKE2b-128 of the ids in order, those of strings and of integers apart."""
-    digest = hashlib.blake2b(digest_size=16)
-    for i in ids:
-        text = f"{type(i).__name__}:{i}".encode("utf-8", "surrogatepass")
-        digest.update(len(text).to_bytes(8, "little") + text)
+class IdsDigest:
+    """BLAKE2b-128 of ids in order, those of strings and of integers apart."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def update(self, ids: Iterable[SampleId | None]) -> None:
+        for i in ids:
+            text = f"{type(i).__name__}:{i}".encode("utf-8", "surrogatepass")
+            self._digest.update(len(text).to_bytes(8, "little") + text)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def ids_digest(ids: Iterable[SampleId | None]) -> str:
+    """`IdsDigest` of all `ids`."""
+    digest = IdsDigest()
+    digest.update(ids)
     return digest.hexdigest()
