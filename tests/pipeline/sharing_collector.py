@@ -16,6 +16,7 @@ import numpy as np
 from gradsift import ProjectionSpec, Sketches, StoreSpec
 from gradsift.collector import Clock
 from gradsift.data import EncodedSample, EncodedSet
+from gradsift.datastore import Datastore
 from gradsift.pipeline.filling import BatchPlan, fill_store
 from gradsift.pipeline.progress import LineReporter
 
@@ -54,14 +55,18 @@ if __name__ == "__main__":
         labels = np.where(np.arange(len(tokens)) > 0, tokens, -100).astype(np.int32)
         samples.append(EncodedSample(f"id {n}", tokens, labels, False, len(tokens) - 1))
     fill_store(
-        Path(sys.argv[1]),
-        StoreSpec(ProjectionSpec(256), data={"rows": ROWS}),
+        lambda: Datastore.create(
+            sys.argv[1],
+            spec=StoreSpec(ProjectionSpec(256), data={"rows": ROWS}),
+            dtype="bfloat16",
+            resume=True,
+            shard_rows=SHARD_ROWS,
+        ),
         TokenCollector(sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None),
         [f"id {n}" for n in range(ROWS)],
         EncodedSet(samples, template="t", template_digest="0", max_length=8),
         BatchPlan(Path(f"{sys.argv[1]}.batches.json"), 16, "padded", [[0, 16]]),
         pad_id=0,
-        dtype="bfloat16",
         shard_rows=SHARD_ROWS,
         title="pool",
         reporter=LineReporter(lambda line: print(line, flush=True)),

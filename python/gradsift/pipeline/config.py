@@ -128,6 +128,11 @@ class CollectConfig(_Section):
         allow_inf_nan=False,
         description="what a batch may take beyond the model, for auto; half of the free memory if absent",
     )
+    keep: Literal["rows", "scores"] = Field(
+        "rows",
+        description="scores: rows of the pool are scored as they are collected and not kept; takes no deduplicate, "
+        "no knn_kde, no explain, and another reduce or target is collected anew",
+    )
     shard_rows: int = Field(256, ge=1, description="rows a shard: what an interrupted run loses at most")
 
     @field_validator("max_tokens", mode="before")
@@ -183,6 +188,11 @@ class SelectConfig(_Section):
             raise ValueError(str(error)) from None
         return self
 
+    @property
+    def needs_rows(self) -> bool:
+        """Whether rows of the pool are read again after they were scored."""
+        return self.deduplicate is not None or make_selector(self.selector, self.options).needs_rows
+
     def arguments(self) -> dict[str, Any]:
         """What `gradsift.select` is given of this section."""
         amount: dict[str, Any] = {"fraction": self.fraction, "count": self.count}
@@ -229,6 +239,19 @@ class RunConfig(_Section):
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _rows_are_kept_where_they_are_read(self) -> RunConfig:
+        if self.collect.keep == "scores" and self.select.needs_rows:
+            raise ValueError(
+                'collect.keep: expected "rows" with select.deduplicate or selector "knn_kde", which read rows again, '
+                'got "scores"'
+            )
+        return self
+
+    def selections(self) -> dict[str, list[str]]:
+        """The selections of this run, by name, each with the targets it is for."""
+        return {name: [name] for name in self.targets} if self.select.per_target else {"selected": list(self.targets)}
 
     @field_validator("targets")
     @classmethod
@@ -304,15 +327,15 @@ def with_selection(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
     dropped = {other for key in changes for other in excluded.get(key, ())} - set(changes)
     record = config.select.model_dump(exclude_unset=True, exclude=dropped) | changes
     try:
-        return config.model_copy(update={"select": SelectConfig.model_validate(record)})
+        return RunConfig.model_validate(config.model_dump() | {"select": record})
     except ValidationError as error:
-        raise ConfigError(_explain(error, "selection", "select")) from None
+        raise ConfigError(_explain(error, "selection")) from None
 
 
-def _explain(error: ValidationError, where: str, *section: str) -> str:
+def _explain(error: ValidationError, where: str) -> str:
     lines = [f"{where}: {error.error_count()} thing(s) to change"]
     for item in error.errors(include_url=False):
-        key = ".".join(map(str, (*section, *item["loc"]))) or "(whole file)"
+        key = ".".join(map(str, item["loc"])) or "(whole file)"
         if item["type"] == "extra_forbidden":
             lines.append(f"  {key}: expected no such key; `gradsift config` lists those there are")
         elif item["type"] == "missing":

@@ -5,24 +5,23 @@ from __future__ import annotations
 import gc
 import os
 import uuid
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from gradsift.collector import Clock, GradientCollector, PendingSketches, available_bytes, is_out_of_memory
 from gradsift.data import EncodedSample, EncodedSet, batches_by_length, collate
-from gradsift.datastore import Datastore
+from gradsift.datastore.claims import Claim
 from gradsift.errors import CollectError
 from gradsift.pipeline.models import device
 from gradsift.pipeline.progress import Advance, Reporter
 from gradsift.pipeline.rundir import read_json, write_json
 from gradsift.pipeline.sharing import claimed_units
 from gradsift.sketches import Sketches
-from gradsift.specs import StoreSpec
 
 MaxTokens = int | Literal["auto"]
 # Beyond these a batch gains nothing: a CPU's cores are busy with far fewer, and what it computes leaves the caches.
@@ -169,22 +168,30 @@ def _layout(collector: GradientCollector, encoded: EncodedSet, pad_id: int, titl
     return "packed" if collector.prefers_packed else "padded"
 
 
+class RowKeeper(Protocol):
+    """Where units of rows go: a datastore's writer, or what keeps their scores alone."""
+
+    def missing(self, n_rows: int | None = ...) -> list[range]: ...
+    def claim(self, rows: range) -> Claim | None: ...
+    def refresh(self) -> None: ...
+    def append(self, ids: Sequence[str], sketches: Sketches, first: int) -> None: ...
+    def commit(self) -> None: ...
+
+
 def fill_store(
-    path: Path,
-    spec: StoreSpec,
+    open_keeper: Callable[[], AbstractContextManager[RowKeeper]],
     collector: GradientCollector,
     ids: list[str],
     encoded: EncodedSet,
     plan: BatchPlan,
     *,
     pad_id: int,
-    dtype: str,
     shard_rows: int,
     title: str,
     reporter: Reporter,
     clock: Clock,
 ) -> None:
-    """Collects the rows that the store at `path` lacks, a shard at a time, together with other processes that do so.
+    """Collects the rows that the keeper lacks, a shard at a time, together with other processes that do so.
 
     Shards begin at multiples of `shard_rows`, so that a resumed run makes the shards that an uninterrupted one makes;
     samples are sorted by length inside a shard only. Where memory does not suffice for a batch, its shard is begun
@@ -196,8 +203,8 @@ def fill_store(
         Memory does not suffice for one sample.
     """
     with clock.part("store"):
-        writer = Datastore.create(path, spec=spec, dtype=dtype, resume=True, shard_rows=shard_rows)
-    with writer as store:
+        keeper = open_keeper()
+    with keeper as store:
         missing = store.missing(len(encoded))
         there = len(encoded) - sum(len(gap) for gap in missing)
         with (

@@ -167,6 +167,11 @@ class FinishedSelection:
         return ids.index(sample) + 1 if sample in ids else None
 
     def _given(self) -> tuple[list[Datastore], list[list[Datastore]], list[float], dict[str, Any]]:
+        if self.config.collect.keep == "scores":
+            raise ConfigError(
+                'collect.keep: expected "rows" in a run whose samples are explained, got "scores"; a score cannot be '
+                "taken apart without the row"
+            )
         directory, settings = RunDirectory(Path(self.config.run_dir), self.config), self.record["settings"]
         checkpoints = [c["checkpoint"]["name"] for c in self.record["candidates"]]
         return (

@@ -27,6 +27,7 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 | `data/` | what was read: files with digests, counts, bad rows, truncated samples |
 | `warmup/checkpoint-STEP/` | LoRA adapter, optimizer state and mean learning rate (`checkpoint.json`) of one epoch |
 | `stores/checkpoint-STEP/pool/` | gradient datastore of the candidates (`gradsift store info PATH`) |
+| `stores/checkpoint-STEP/pool.scores/` | with `collect.keep = "scores"`: their scores, instead |
 | `stores/checkpoint-STEP/target-NAME/` | gradient datastore of a target's examples |
 | `stores/checkpoint-STEP/pool.step/collector.json` | how gradients were taken; `profile.json` with `--profile` |
 | `stores/checkpoint-STEP/pool.step/batches.json` | tokens a batch, from which row on; holds for a resumed run |
@@ -155,7 +156,7 @@ class RunDirectory:
 
     def _is_store(self, folder: Path) -> bool:
         parts = folder.relative_to(self.root).parts
-        return len(parts) == 3 and parts[0] == "stores" and not parts[2].endswith(".step")
+        return len(parts) == 3 and parts[0] == "stores" and not parts[2].endswith((".step", ".scores"))
 
     @property
     def warmup(self) -> Path:
@@ -163,6 +164,9 @@ class RunDirectory:
 
     def pool_store(self, checkpoint: str) -> Path:
         return self.root / "stores" / checkpoint / "pool"
+
+    def pool_scores(self, checkpoint: str) -> Path:
+        return self.root / "stores" / checkpoint / "pool.scores"
 
     def target_store(self, checkpoint: str, target: str) -> Path:
         return self.root / "stores" / checkpoint / f"target-{target}"

@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.datastore import Datastore
-from gradsift.pipeline.collect import collect
+from gradsift.pipeline.collect import collect, step_of
 from gradsift.pipeline.finished import FinishedSelection
 from gradsift.pipeline.run import Run
+from gradsift.pipeline.rundir import read_json
 from gradsift.pipeline.samples import source_name, subtask_names
+from gradsift.pipeline.scores import ScoreFiles, score_columns
 from gradsift.pipeline.training import checkpoint_record
 from gradsift.selection import Selection, select
+from gradsift.selection.collected import choose_collected
 from gradsift.specs import digest_of
 
 
 def selection_targets(run: Run) -> dict[str, list[str]]:
     """The selections of this run, by name, each with the targets it is for."""
-    if run.config.select.per_target:
-        return {name: [name] for name in run.config.targets}
-    return {"selected": list(run.config.targets)}
+    return run.config.selections()
 
 
 def select_samples(run: Run, *, why: bool = False) -> list[Path]:
@@ -35,12 +36,13 @@ def select_samples(run: Run, *, why: bool = False) -> list[Path]:
 
 def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]) -> Path:
     directory = run.directory.selection(name)
-    candidates, target_stores, subtasks = _stores(run, checkpoints, targets)
     sources = [source_name(sample) for sample in run.pool.samples]
+    by_scores = run.config.collect.keep == "scores"
+    target_stores, subtasks = _targets(run, checkpoints, targets)
     settings = {
         "select": run.config.select.model_dump(),
         "subtasks": digest_of(subtasks),
-        "candidates": [s.spec.digest for s in candidates],
+        "candidates": [_pool_digest(run, c, by_scores) for c in checkpoints],
         "targets": {t: [row[i].spec.digest for row in target_stores] for i, t in enumerate(targets)},
     }
     changed = run.directory.was_done_otherwise(directory, settings)
@@ -49,15 +51,12 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
         return directory
     for line in changed:
         run.reporter.say(f"selection {name}: made again, since {line}")
-    result = scored(
-        run,
-        checkpoints,
-        targets,
-        f"selection {name}",
-        lengths=run.pool.encoded.lengths,
-        groups=sources,
-        **run.config.select.arguments(),
-    ).with_sources(sources)
+    arguments = {"lengths": run.pool.encoded.lengths, "groups": sources, **run.config.select.arguments()}
+    if by_scores:
+        result = _by_scores(run, checkpoints, name, arguments)
+    else:
+        result = scored(run, checkpoints, targets, f"selection {name}", **arguments)
+    result = result.with_sources(sources)
     for stale in ("step.json", "why.jsonl", "report.html"):
         (directory / stale).unlink(missing_ok=True)
     result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
@@ -69,7 +68,8 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
 
 def scored(run: Run, checkpoints: list[Path], targets: list[str], title: str, **arguments: Any) -> Selection:
     """What `gradsift.select` makes, with `arguments`, of the stores of the run for `targets`."""
-    candidates, target_stores, subtasks = _stores(run, checkpoints, targets)
+    candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
+    target_stores, subtasks = _targets(run, checkpoints, targets)
     with run.reporter.task(title, len(candidates[0]), "rows") as advance:
         done = 0
 
@@ -88,13 +88,31 @@ def scored(run: Run, checkpoints: list[Path], targets: list[str], title: str, **
         )
 
 
-def _stores(
-    run: Run, checkpoints: list[Path], targets: list[str]
-) -> tuple[list[Datastore], list[list[Datastore]], list[str]]:
-    """Candidates and targets at every checkpoint, and the subtask of every target row."""
-    candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
-    of_targets = [[Datastore.open(run.directory.target_store(c.name, t)) for t in targets] for c in checkpoints]
-    return candidates, of_targets, [subtask for t in targets for subtask in subtask_names(t, run.targets[t])]
+def _by_scores(run: Run, checkpoints: list[Path], name: str, arguments: dict[str, Any]) -> Selection:
+    """From the scores that were kept instead of rows."""
+    number = list(selection_targets(run)).index(name)
+    columns = [score_columns(run, c.name)[name] for c in checkpoints]
+    parts = []
+    for c, column in zip(checkpoints, columns, strict=True):
+        with ScoreFiles(run.directory.pool_scores(c.name), len(run.pool)) as files:
+            parts.append(files.read(number, len(column.columns.names)))
+    settled = ("reduce", "deduplicate")  # when rows were scored, and refused with scores
+    wishes = {key: value for key, value in arguments.items() if key not in settled}
+    weights = [checkpoint_record(c)["learning_rate"] for c in checkpoints]
+    return choose_collected(columns, parts, run.pool.ids, weights, **wishes)
+
+
+def _pool_digest(run: Run, checkpoint: Path, by_scores: bool) -> str:
+    """What the selection depends on of the pool's rows, or of the scores that were kept instead."""
+    if by_scores:
+        return digest_of(read_json(step_of(run.directory.pool_scores(checkpoint.name)) / "step.json"))
+    return Datastore.open(run.directory.pool_store(checkpoint.name)).spec.digest
+
+
+def _targets(run: Run, checkpoints: list[Path], targets: list[str]) -> tuple[list[list[Datastore]], list[str]]:
+    """Targets at every checkpoint, and the subtask of every target row."""
+    stores = [[Datastore.open(run.directory.target_store(c.name, t)) for t in targets] for c in checkpoints]
+    return stores, [subtask for t in targets for subtask in subtask_names(t, run.targets[t])]
 
 
 def summary_lines(name: str, result: Any) -> list[str]:

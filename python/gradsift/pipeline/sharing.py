@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
-from gradsift.datastore import DatastoreWriter
 from gradsift.pipeline.progress import Advance, Reporter
+
+if TYPE_CHECKING:
+    from gradsift.pipeline.filling import RowKeeper
 
 _LOOK_AGAIN_SECONDS = 0.5
 
 
 def claimed_units(
-    store: DatastoreWriter, rows: int, shard_rows: int, advance: Advance, reporter: Reporter
+    store: RowKeeper, rows: int, shard_rows: int, advance: Advance, reporter: Reporter
 ) -> Generator[range, None, None]:
     """Units of ``[0, rows)`` that are missing, each claimed for this process until the next one is asked for.
 
@@ -39,7 +42,7 @@ def claimed_units(
             time.sleep(_LOOK_AGAIN_SECONDS)
 
 
-def _units(store: DatastoreWriter, rows: int, shard_rows: int) -> list[range]:
+def _units(store: RowKeeper, rows: int, shard_rows: int) -> list[range]:
     """What is missing, cut at multiples of `shard_rows`: as one process alone would cut it."""
     units = []
     for gap in store.missing(rows):
@@ -51,7 +54,7 @@ def _units(store: DatastoreWriter, rows: int, shard_rows: int) -> list[range]:
     return units
 
 
-def _look(store: DatastoreWriter, rows: int, advance: Advance) -> None:
+def _look(store: RowKeeper, rows: int, advance: Advance) -> None:
     """Learns what others published."""
     before = sum(map(len, store.missing(rows)))
     store.refresh()
