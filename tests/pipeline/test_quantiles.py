@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from gradsift.errors import ConfigError, DataError
-from gradsift.pipeline import Run, SilentReporter, parse_config
+from gradsift.pipeline import Run, SilentReporter, parse_config, quantiles_figure
 from gradsift.pipeline import quantiles as module
 from gradsift.pipeline.quantiles import markdown, quantiles, ranking, verdict
 
@@ -53,6 +54,31 @@ def test_the_band_of_highest_influence_has_the_lowest_loss(measured: Any) -> Non
     table = (Path(record["run_dir"]) / "quantiles" / "quantiles.md").read_text("utf-8")
     assert f"| {best:.4f} |" in table
     assert verdict(found, "selected", "digits") in table
+
+
+def test_the_figure_says_in_words_what_it_shows_and_is_the_same_every_time(measured: Any) -> None:
+    record, found = measured
+    pytest.importorskip("matplotlib", reason="no figure without matplotlib")
+    drawn = (Path(record["run_dir"]) / "quantiles" / "quantiles.svg").read_text("utf-8")
+    words = [element.text for element in ET.fromstring(drawn) if element.tag.endswith(("title", "desc"))]
+    assert words == ["Loss after training on each band of the ranking", f"{verdict(found, 'selected', 'digits')}."]
+    assert quantiles_figure.draw(found, words[1:]) == drawn
+    louder = {**found, "base": {"digits": 100.0}}
+    assert quantiles_figure.draw(louder, words[1:]) != drawn
+
+
+def test_without_matplotlib_there_is_no_figure_and_the_log_says_so(
+    measured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class Told(SilentReporter):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    monkeypatch.setattr(quantiles_figure, "can_draw", lambda: False)
+    quantiles(open_run(measured[0], Told()), bins=2, samples=12, seeds=[0])
+    assert any("no figure, since matplotlib is not installed" in line for line in said)
 
 
 def test_what_is_measured_is_kept_and_what_is_missing_or_changed_is_trained(

@@ -15,6 +15,7 @@ import numpy as np
 
 from gradsift.errors import ConfigError, DataError
 from gradsift.files import write_text
+from gradsift.pipeline import quantiles_figure
 from gradsift.pipeline.collect import collect
 from gradsift.pipeline.evaluate import answer_losses
 from gradsift.pipeline.models import add_lora, load_base
@@ -88,7 +89,7 @@ def quantiles(
     random = [
         _measure(run, Arm("random", seed, _drawn(run, "random 0", everyone, seed, size), run.tests)) for seed in seeds
     ]
-    rankings = {}
+    rankings: dict[str, Any] = {}
     for name, of_ranking in bands.items():
         tests = {target: run.tests[target] for target in selection_targets(run)[name] if target in run.tests}
         losses = []
@@ -111,6 +112,11 @@ def quantiles(
     }
     write_json(run.directory.quantiles / "quantiles.json", record)
     write_text(run.directory.quantiles / "quantiles.md", markdown(record))
+    if quantiles_figure.can_draw():
+        captions = [f"{verdict(record, name, t)}." for name, ranked in rankings.items() for t in ranked["targets"]]
+        write_text(run.directory.quantiles / "quantiles.svg", quantiles_figure.draw(record, captions))
+    else:
+        run.reporter.say('quantiles: no figure, since matplotlib is not installed; pip install "gradsift[report]"')
     return record
 
 
