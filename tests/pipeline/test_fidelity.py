@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gradsift as gs
+from gradsift.cli import main
 from gradsift.errors import ConfigError
 from gradsift.ops.gamma import apply_gamma
 from gradsift.pipeline import Run, SilentReporter, parse_config
@@ -174,3 +175,14 @@ def test_wrong_arguments_are_refused(measured: Any, options: dict[str, Any], mes
     with pytest.raises(ConfigError) as caught:
         fidelity(open_run(measured[0]), **{"samples": 4, **options})
     assert message in str(caught.value)
+
+
+def test_the_verb_prints_the_table_of_what_is_known(
+    measured: Any, as_toml: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.toml").write_text(as_toml(measured[0]), encoding="utf-8")
+    assert main(["fidelity", str(tmp_path / "c.toml"), "--samples", "16", "--step-scale", "0.01"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == markdown(measured[1])
+    assert main(["fidelity", str(tmp_path / "c.toml"), "--checkpoint", "none"]) == 1
+    assert "checkpoint: expected one of ['checkpoint-3', 'checkpoint-6'], got 'none'" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradsift.cli import main
 from gradsift.errors import ConfigError, DataError
 from gradsift.pipeline import Run, SilentReporter, parse_config, quantiles_figure
 from gradsift.pipeline import quantiles as module
@@ -137,3 +138,12 @@ def test_bands_that_cannot_be_trained_on_are_refused(measured: Any) -> None:
     record = {**measured[0], "targets": {"digits": {**measured[0]["targets"]["digits"], "test": []}}}
     with pytest.raises(ConfigError, match="test: expected a test set of one target at least"):
         quantiles(open_run(record), bins=2)
+
+
+def test_the_verb_prints_the_table_of_what_is_known(
+    measured: Any, as_toml: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.toml").write_text(as_toml(measured[0]), encoding="utf-8")
+    arguments = ["quantiles", str(tmp_path / "c.toml"), "--bins", "2", "--samples", "12", "--seed", "0"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == markdown(measured[1])
