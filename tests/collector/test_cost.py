@@ -147,7 +147,7 @@ def test_packed_samples_attend_apart_at_the_sum_of_their_squares(make_model, sam
 def test_attention_apart_equals_the_models_own(make_model, samples, batch_of, spec, relative, kind, settings):
     model = make_model(kind, **settings)
     own = GradientCollector(model, spec, backend="reference")
-    own._apart.refuse()
+    own._forward.apart.refuse()
     collector = GradientCollector(model, spec, backend="reference")
     batch = batch_of["packed"](samples)
     got = collector.collect(batch)

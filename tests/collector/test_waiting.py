@@ -38,7 +38,7 @@ def after_its_first_batch(model, spec, **settings):
     found = GradientCollector(model, spec, **settings)
     for site in found._sites:
         site.tried = site.padding_tried = True
-    found._batches, found._packing_tried = 1, True
+    found._batches, found._forward.packing_tried = 1, True
     return found
 
 

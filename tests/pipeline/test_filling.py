@@ -14,6 +14,7 @@ import pytest
 
 import gradsift as gs
 from gradsift.collector import GradientCollector
+from gradsift.collector.language import LanguageForward
 from gradsift.errors import CollectError
 from gradsift.pipeline import Run, filling, parse_config
 from gradsift.pipeline.collect import collect
@@ -148,7 +149,7 @@ def test_a_model_that_takes_no_packed_batches_gets_padded_ones(
     def crosses(self: Any, *rest: Any) -> None:
         raise CollectError("samples see each other")
 
-    monkeypatch.setattr(GradientCollector, "_try_packing", crosses)
+    monkeypatch.setattr(LanguageForward, "try_packing", crosses)
     listener = Listener()
     stores = run_collect(small, listener)
     assert plan_of(stores)["layout"] == "padded"

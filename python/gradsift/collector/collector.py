@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ from torch import nn
 from gradsift import backends
 from gradsift.collector import modes
 from gradsift.collector.arguments import check_moments, device_of, output_layer, resolve_gamma
-from gradsift.collector.attention import SamplesApart, UnsupportedAttentionError, packs_by_itself
+from gradsift.collector.attention import UnsupportedAttentionError
 from gradsift.collector.batches import LanguageBatch, read_batch, sample_losses
 from gradsift.collector.capture import Pass, Site, sites_of
 from gradsift.collector.clock import Clock
 from gradsift.collector.guard import UseGuard
 from gradsift.collector.kinds import OTHER, op_of
+from gradsift.collector.language import LanguageForward
 from gradsift.collector.layout import Layout
 from gradsift.collector.memory import LOGIT_BYTES, SavedBytes
 from gradsift.collector.moments import Moments
@@ -28,16 +29,10 @@ from gradsift.collector.parameters import ModulesFilter, choose, trained_paramet
 from gradsift.collector.precision import choose_float32_matmul
 from gradsift.collector.sketching import Projector, projection_device
 from gradsift.collector.transfer import PendingSketches
-from gradsift.errors import CollectError
 from gradsift.sketches import Sketches
 from gradsift.specs import Gamma, ProjectionSpec
 
 logger = logging.getLogger("gradsift.collector")
-
-# How far the hidden states of a sample in a packed batch may be from those of the sample alone: a model that attends
-# across samples is off by 1e-2 and more, roundings by 1e-6 (float32) or 1e-2 (bfloat16).
-_PACKED_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
-_PACKED_COARSE_TOLERANCE = 5e-2
 
 
 class GradientCollector:
@@ -134,8 +129,7 @@ class GradientCollector:
         self._paths: dict[str, str] = {}
         self._samples = self._batches = 0
         self._told: set[str] = set()
-        self._packing_tried = False
-        self._apart = SamplesApart(self._model)
+        self._forward = LanguageForward(self._model)
 
     @property
     def spec(self) -> ProjectionSpec:
@@ -150,7 +144,7 @@ class GradientCollector:
     @property
     def prefers_packed(self) -> bool:
         """Whether packed batches cost less than padded ones of the same samples, as far as the model tells."""
-        return self._loss_fn is None and (self._apart.supported or packs_by_itself(self._model))
+        return self._loss_fn is None and self._forward.prefers_packed
 
     def try_packed(self, batch: Any) -> None:
         """Collects `batch`, packed samples of which two or more have labels, and counts it nowhere.
@@ -158,9 +152,9 @@ class GradientCollector:
         Afterwards `prefers_packed` knows whether samples attend apart. Raises what `collect` does: some models take no
         packed batches, and of some only the shapes in padded ones tell whose a token is.
         """
-        before = self._samples, self._batches, self._packing_tried
+        before = self._samples, self._batches, self._forward.packing_tried
         self._start(batch).result()
-        self._samples, self._batches, self._packing_tried = before
+        self._samples, self._batches, self._forward.packing_tried = before
 
     def collect(self, batch: Any) -> Sketches:
         """Sketches of the B samples of `batch`, in its order.
@@ -279,14 +273,15 @@ class GradientCollector:
 
     def _collect_read(self, batch: LanguageBatch) -> PendingSketches:
         # One sample alone costs the model's own attention nothing, and there is nothing to try it against.
-        if not (batch.layout.packed and batch.n_samples > 1 and self._apart.supported):
+        apart = self._forward.apart
+        if not (batch.layout.packed and batch.n_samples > 1 and apart.supported):
             return self._collect_language(batch)
         try:
-            with self._apart.on(batch.layout.offsets):
+            with apart.on(batch.layout.offsets):
                 return self._collect_language(batch)
         except UnsupportedAttentionError:
-            self._apart.refuse()
-            self._packing_tried = False
+            apart.refuse()
+            self._forward.packing_tried = False
         return self._collect_language(batch)
 
     def _collect_language(self, batch: LanguageBatch) -> PendingSketches:
@@ -302,9 +297,9 @@ class GradientCollector:
             if modes.is_reentrant(self._model):
                 stack.enter_context(modes.inputs_require_grad(self._model))
             with self._clock.part("forward"), self._guard(current):
-                logits, hidden = self._logits(batch, current)
-            if batch.layout.packed and batch.n_samples > 1 and not self._packing_tried:
-                self._try_packing(batch, hidden, current)
+                logits, hidden = self._forward.logits(batch, current)
+            if batch.layout.packed and batch.n_samples > 1 and not self._forward.packing_tried:
+                self._forward.try_packing(batch, hidden, current)
             with self._clock.part("forward"):
                 losses = sample_losses(logits, batch)
             del logits
@@ -353,81 +348,3 @@ class GradientCollector:
         reentrant = modes.is_reentrant(self._model)
         counts = lambda: current.phase == "forward" and (reentrant or torch.is_grad_enabled())  # noqa: E731
         return UseGuard(self._owners, current.running, counts)
-
-    def _logits(self, batch: LanguageBatch, current: Pass) -> tuple[torch.Tensor, torch.Tensor]:
-        """(1, M, vocabulary) logits of the predicting tokens, and the hidden states (1, M, d) they came from."""
-        seen: list[torch.Tensor] = []
-        with self._only_predicting(batch, current, seen):
-            output = self._model(**batch.inputs)
-        if len(seen) != 1:
-            raise CollectError(
-                f"model: expected its output embeddings to be called once in a forward, got {len(seen)} calls; give "
-                "loss_fn= for a model that computes its logits otherwise"
-            )
-        logits = output.logits if hasattr(output, "logits") else output[0]
-        M = len(batch.predicting)
-        if not isinstance(logits, torch.Tensor) or logits.ndim != 3 or tuple(logits.shape[:2]) != (1, M):
-            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise CollectError(f"model: expected logits of shape (1, {M}, vocabulary), got {got}; give loss_fn=")
-        if batch.largest_id >= logits.shape[-1]:
-            raise ValueError(f"batch['labels']: expected token ids below {logits.shape[-1]}, got {batch.largest_id}")
-        return logits, seen[0]
-
-    @contextmanager
-    def _only_predicting(self, batch: LanguageBatch, current: Pass, seen: list[torch.Tensor]) -> Iterator[None]:
-        """Hands the output layer only the tokens that predict a label: each other would cost a vocabulary."""
-        head = output_layer(self._model)
-        assert head is not None
-
-        def gather(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            hidden = args[0]
-            if tuple(hidden.shape[:-1]) != batch.layout.lead:
-                raise CollectError(
-                    f"output embeddings: expected hidden states of leading shape {batch.layout.lead}, got "
-                    f"{tuple(hidden.shape)}; give loss_fn="
-                )
-            hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predicting.to(hidden.device))[None]
-            seen.append(hidden.detach())
-            current.in_output_layer = True
-            return (hidden, *args[1:]), kwargs
-
-        def done(module: nn.Module, args: Any, output: Any) -> None:
-            current.in_output_layer = False
-
-        # Around all other hooks, so that those of this module see what its forward sees.
-        before = head.register_forward_pre_hook(gather, with_kwargs=True, prepend=True)
-        after = head.register_forward_hook(done)
-        try:
-            yield
-        finally:
-            before.remove()
-            after.remove()
-
-    def _try_packing(self, batch: LanguageBatch, hidden: torch.Tensor, current: Pass) -> None:
-        """Once: a sample must have the hidden states it has alone by the model's own attention, or samples see others.
-
-        The last with labels whose states are finite, since the first has nobody before it to see.
-        """
-        offsets = batch.label_layout.offsets
-        b, packed = -1, hidden[:, :0]
-        for b in np.flatnonzero(batch.tokens)[::-1].tolist():
-            packed = hidden[:, int(offsets[b]) : int(offsets[b + 1])].float()
-            if packed.isfinite().all():
-                break
-        else:
-            return
-        phase, current.phase = current.phase, "quiet"
-        with torch.no_grad(), modes.no_checkpointing(self._model), self._apart.off():
-            _, alone = self._logits(batch.alone(b), current)
-        current.phase = phase
-        error = float(torch.linalg.vector_norm(packed - alone.float()) / torch.linalg.vector_norm(alone.float()))
-        # Under autocast hidden states may be float32 and what they come from is not.
-        exact = {} if torch.is_autocast_enabled(hidden.device.type) else _PACKED_TOLERANCE
-        if error > exact.get(hidden.dtype, _PACKED_COARSE_TOLERANCE):
-            if self._apart.supported:
-                raise UnsupportedAttentionError
-            raise CollectError(
-                "batch: expected a model whose attention does not cross the samples of a packed batch, got hidden "
-                f"states that differ by {error:.1e} from those of the sample alone; collect from padded batches"
-            )
-        self._packing_tried = bool(batch.layout.offsets[b] > 0)
