@@ -1,7 +1,7 @@
 """The report in Chromium, without a network: width, keyboard, accessibility, and what hostile data can do.
 
-``pip install ".[browser]"`` and Debian's ``chromium`` are needed; ``CHROMIUM`` names another one. ``GRADSIFT_REPORT`` names
-the report of a run, to be looked at too.
+``pip install ".[browser]"`` and Debian's ``chromium`` are needed; ``CHROMIUM`` names another one, ``GRADSIFT_REPORT``
+the report of a run to be looked at too.
 """
 
 from __future__ import annotations

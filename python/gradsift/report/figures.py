@@ -225,7 +225,7 @@ def _score_length(points: dict[str, Any], rho: float | None) -> Drawing:
         axes.set_ylabel("influence", fontsize=FONT_SIZE, labelpad=3)
         axes.locator_params(axis="y", nbins=6)
 
-    known = "no rank correlation is defined" if rho is None else f"Spearman {rho:+.2f}"
+    known = "no rank correlation is defined" if rho is None else f"Spearman {rho:+.2f}".replace("-", "−")
     summary = f"Influence against length of the answer: {known} over the pool."
     return Drawing(
         "Influence and length",

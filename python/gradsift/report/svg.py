@@ -76,7 +76,7 @@ def draw(
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
         FigureCanvasSVG(figure)
-        bottom, top, right = 40.0, 8.0, 10.0
+        bottom, top, right = 40.0, 8.0, 18.0
         axes = figure.add_axes(
             (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
         )
