@@ -117,9 +117,46 @@ def test_what_is_not_there_is_said(run_dir: Path, tmp_path: Path) -> None:
 
 def test_one_of_several_selections_must_be_named(run_dir: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    shutil.copytree(run_dir / "selection" / "selected", root / "selection" / "a")
-    shutil.copytree(run_dir / "selection" / "selected", root / "selection" / "b")
-    config = run_config(run_dir).model_copy(update={"run_dir": str(root)})
-    with pytest.raises(ConfigError, match="expected one of a, b, got none; say --selection NAME"):
+    shutil.copytree(run_dir / "selection" / "selected", root / "selection" / "digits")
+    shutil.copytree(run_dir / "selection" / "selected", root / "selection" / "more")
+    config = run_config(run_dir)
+    targets = {"digits": config.targets["digits"], "more": config.targets["digits"]}
+    select = config.select.model_copy(update={"per_target": True})
+    config = config.model_copy(update={"run_dir": str(root), "targets": targets, "select": select})
+    with pytest.raises(ConfigError, match="expected one of digits, more, got none; say --selection NAME"):
         FinishedSelection.open(config)
-    assert FinishedSelection.open(config, "b").name == "b"
+    assert FinishedSelection.open(config, "more").name == "more"
+
+
+def test_report_writes_the_page_beside_the_selection(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "moved"
+    shutil.copytree(run_dir, root)
+    assert main(["report", "--run-dir", str(root)]) == 0
+    path = root / "selection" / "selected" / "report.html"
+    assert capsys.readouterr().out == f"{path}\n"
+    page = path.read_text(encoding="utf-8")
+    assert page.count("<article>") == 12
+    assert page.count("closest target example") == 12
+    assert "Its text was not at hand" not in page
+
+
+def test_without_kept_rows_there_is_a_report_and_no_explanation(run_dir: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(run_dir, root)
+    path = root / "selection" / "selected" / "selection.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["candidates"] = [
+        {"scored": "while collecting", "dtype": "float32", "rows": 36} for _ in record["candidates"]
+    ]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    shutil.rmtree(root / "stores")
+    selection = FinishedSelection.open(run_config(root))
+    page = selection.write_report().read_text(encoding="utf-8")
+    assert page.count("<article>") == 12
+    assert "closest target example" not in page
+    assert "36 rows, scored while collecting" in page
+    assert "checkpoint-" in page
+    with pytest.raises(ConfigError, match='expected "rows" to explain a selection, got "scores"'):
+        selection.explain("digits-3")

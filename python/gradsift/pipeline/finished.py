@@ -39,7 +39,8 @@ def write_reports(run: Run) -> list[Path]:
 
 def selection_names(config: RunConfig) -> list[str]:
     """The selections that were finished in the run directory of `config`."""
-    return sorted(path.parent.name for path in (Path(config.run_dir) / "selection").glob("*/step.json"))
+    root = Path(config.run_dir) / "selection"
+    return [name for name in config.selections() if (root / name / "step.json").is_file()]
 
 
 def run_config(folder: Path) -> RunConfig:
@@ -101,12 +102,16 @@ class FinishedSelection:
 
     @cached_property
     def targets(self) -> dict[str, SampleSet]:
-        names = [self.name] if self.config.select.per_target else list(self.config.targets)
-        return {name: read_target(self.config, name) for name in names}
+        return {name: read_target(self.config, name) for name in self.config.selections()[self.name]}
 
     @property
     def target_samples(self) -> dict[str, Sample]:
         return {sample.id: sample for part in self.targets.values() for sample in part}
+
+    @property
+    def kept_rows(self) -> bool:
+        """Whether the sketches of the candidates were kept, and not their scores alone."""
+        return not any("scored" in candidate for candidate in self.record["candidates"])
 
     @cached_property
     def problem(self) -> Problem:
@@ -157,7 +162,8 @@ class FinishedSelection:
         require_report()
         path, samples, targets = self.directory / "report.html", self.pool, self.target_samples
         by_id = {sample.id: sample for sample in samples}
-        groups = example_groups(self.record, self.problem, by_id.get, targets.get, source_name)  # type: ignore[arg-type]
+        problem = self.problem if self.kept_rows else None
+        groups = example_groups(self.record, problem, by_id.get, targets.get, source_name)  # type: ignore[arg-type]
         write_text(path, render(self.record, groups, name=self.name))
         return path
 
@@ -167,6 +173,10 @@ class FinishedSelection:
         return ids.index(sample) + 1 if sample in ids else None
 
     def _given(self) -> tuple[list[Datastore], list[list[Datastore]], list[float], dict[str, Any]]:
+        if not self.kept_rows:
+            raise ConfigError(
+                'collect.keep: expected "rows" to explain a selection, got "scores"; collect into another run_dir'
+            )
         if self.config.collect.keep == "scores":
             raise ConfigError(
                 'collect.keep: expected "rows" in a run whose samples are explained, got "scores"; a score cannot be '

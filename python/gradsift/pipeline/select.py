@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.datastore import Datastore
+from gradsift.errors import ConfigError
 from gradsift.pipeline.collect import collect, step_of
 from gradsift.pipeline.finished import FinishedSelection
 from gradsift.pipeline.run import Run
@@ -25,6 +26,8 @@ def selection_targets(run: Run) -> dict[str, list[str]]:
 
 def select_samples(run: Run, *, why: bool = False) -> list[Path]:
     """Makes every selection of the run; returns their directories. With `why`, ``why.jsonl`` explains each sample."""
+    if why and run.config.collect.keep == "scores":
+        raise ConfigError('collect.keep: expected "rows" to say why samples were selected, got "scores"')
     checkpoints = collect(run)
     directories = [_select_one(run, checkpoints, name, targets) for name, targets in selection_targets(run).items()]
     if why:

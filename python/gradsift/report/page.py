@@ -109,17 +109,22 @@ def _stores(record: dict[str, Any]) -> list[dict[str, str]]:
     for c, (candidates, targets, weight) in enumerate(
         zip(record["candidates"], record["targets"], record["settings"]["weights"], strict=True)
     ):
-        checkpoint = candidates.get("checkpoint", {})
         parts = targets.get("parts", [targets])
+        checkpoint = candidates.get("checkpoint", parts[0].get("checkpoint", {}))
         found.append(
             {
                 "checkpoint": str(checkpoint.get("name", c)),
                 "weight": f"{weight:.4f}",
-                "candidates": f"{candidates['rows']:,} rows, {candidates.get('store', 'an array')}",
-                "targets": "; ".join(f"{part['rows']:,} rows, {part.get('store', 'an array')}" for part in parts),
+                "candidates": _rows(candidates),
+                "targets": "; ".join(map(_rows, parts)),
                 "data": str(candidates.get("data", {}).get("digest", "not known")),
                 "weights of the model": str(checkpoint.get("weights_digest", "not known")),
                 "moments": str(checkpoint.get("moments_digest", "not known")),
             }
         )
     return found
+
+
+def _rows(described: dict[str, Any]) -> str:
+    kept = "scored while collecting" if "scored" in described else "an array"
+    return f"{described['rows']:,} rows, {described.get('store', kept)}"

@@ -136,12 +136,10 @@ class Selection:
         from gradsift.selection.reporting import example_groups
 
         record = self.to_dict()
-        groups = []
-        if self.problem is not None:
-            marks = [row["id"] for rows in record["distributions"]["landmarks"].values() for row in rows]
-            of_pool = _found({*self.ids, *marks}, samples)
-            of_targets = _found(set(self.problem.target_ids), target_samples)
-            groups = example_groups(record, self.problem, of_pool.get, of_targets.get, lambda s: s.get("dataset"))
+        marks = [row["id"] for rows in record["distributions"]["landmarks"].values() for row in rows]
+        of_pool = _found({*self.ids, *marks}, samples)
+        of_targets = _found(set(() if self.problem is None else self.problem.target_ids), target_samples)
+        groups = example_groups(record, self.problem, of_pool.get, of_targets.get, lambda s: s.get("dataset"))
         page = render(record, groups, name=name)
         with atomic_text(path) as file:
             file.write(page)

@@ -17,12 +17,16 @@ Lookup = Callable[[SampleId], Any]
 
 
 def example_groups(
-    record: Mapping[str, Any], problem: Problem, sample: Lookup, target: Lookup, source: Callable[[Any], str | None]
+    record: Mapping[str, Any],
+    problem: Problem | None,
+    sample: Lookup,
+    target: Lookup,
+    source: Callable[[Any], str | None],
 ) -> list[ExampleGroup]:
     """The best and the last of the selection, the middle and the bottom of the pool.
 
     ``sample(id)`` and ``target(id)`` give a sample (or its record), or None where its text is not at hand; `source`
-    says where one comes from.
+    says where one comes from. Without `problem`, whose rows say it, no target example is named.
     """
     chosen = [
         {"id": i, "position": p, "influence": s, "place": f"selected {rank} of {len(record['ids'])}"}
@@ -44,18 +48,23 @@ def example_groups(
     groups = []
     for title, note, rows in parts:
         if rows:
-            found = why(problem, [row["position"] for row in rows], closest=1)
+            positions = [row["position"] for row in rows]
+            found = [None] * len(rows) if problem is None else why(problem, positions, closest=1)
             shown = [_shown(row, e, sample, target, source) for row, e in zip(rows, found, strict=True)]
             groups.append(ExampleGroup(title, note, shown))
     return groups
 
 
 def _shown(
-    row: Mapping[str, Any], found: Explanation, sample: Lookup, target: Lookup, source: Callable[[Any], str | None]
+    row: Mapping[str, Any],
+    found: Explanation | None,
+    sample: Lookup,
+    target: Lookup,
+    source: Callable[[Any], str | None],
 ) -> ShownSample:
     of = sample(row["id"])
     near = None
-    if found.closest_targets:
+    if found is not None and found.closest_targets:
         (closest,) = found.closest_targets
         of_target = target(closest.id)
         near = ShownTarget(
