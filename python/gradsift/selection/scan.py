@@ -1,17 +1,18 @@
-"""One pass over the rows of all checkpoints: scores, checkpoint weights, reduction over columns."""
+"""One pass over the rows of all checkpoints, as they are stored: scores, checkpoint weights, reduction over columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from gradsift.datastore import FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO
-from gradsift.ops import score_rows
+from gradsift.ops.score_rows import BlockScores, RowScorer
 from gradsift.selection.influence import Columns
 from gradsift.selection.sources import RowSource
+from gradsift.selection.stored import Stretch, stored_format, stretches
 
 # Bit of this module's own, beside the datastore's: no checkpoint may lack a row that is selected.
 _MISSING = 1 << 15
@@ -22,11 +23,11 @@ EXCLUDED_BECAUSE = (
     (FLAG_NONFINITE, "nonfinite"),
     (FLAG_ZERO, "zero"),
 )
+_EXCLUDING = np.uint32(sum(bit for bit, _ in EXCLUDED_BECAUSE))
 
-# Rows of one window at one checkpoint take at most this much; with windows of a multiple of the op's tile (256 rows)
-# every row meets the same BLAS shapes whatever the blocks of the store.
+# What a block that is read at once takes at most, as stored; it may be no block of the store's.
 _WINDOW_BYTES = 32 << 20
-_WINDOW_STEP_ROWS = 256
+_LEAST_ROWS = 256
 
 # The standard deviation of 4096 scores is known to 1.1%.
 _SAMPLE_ROWS = 4096
@@ -44,6 +45,8 @@ class Pool:
     reason : (N,) uint8, 0 where the row may be selected, else 1 + its place in EXCLUDED_BECAUSE
     tokens : (N,) int64, label tokens, -1 where not known
     scores : (N, S) float32 or None
+    rescored : (N,) bool or None
+        The rows that may be selected, where only those were scored again from finer stores.
     """
 
     influence: np.ndarray
@@ -51,6 +54,7 @@ class Pool:
     reason: np.ndarray
     tokens: np.ndarray
     scores: np.ndarray | None
+    rescored: np.ndarray | None = None
 
     def excluded(self) -> dict[str, int]:
         """How many rows are excluded for each reason."""
@@ -72,13 +76,18 @@ class ScoreSample:
         self.positions = np.sort(drawn).astype(np.int64)
         self.scores = np.full((n_checkpoints, size, n_columns), np.nan, np.float32)
 
+    def within(self, first: int, stop: int) -> slice:
+        """The places in `positions` of the rows ``first`` … ``stop − 1``."""
+        lo, hi = np.searchsorted(self.positions, [first, stop])
+        return slice(int(lo), int(hi))
+
     def see(self, checkpoint: int, first: int, scores: np.ndarray) -> None:
-        lo, hi = np.searchsorted(self.positions, [first, first + len(scores)])
-        self.scores[checkpoint, lo:hi] = scores[self.positions[lo:hi] - first]
+        places = self.within(first, first + len(scores))
+        self.scores[checkpoint, places] = scores[self.positions[places] - first]
 
 
 class Observer(Protocol):
-    """Sees every window of scores as the scan passes."""
+    """Sees every stretch of scores as the scan passes."""
 
     def see(self, first: int, scores: np.ndarray, eligible: np.ndarray) -> None: ...
 
@@ -95,89 +104,77 @@ def scan(
     keep_scores: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Pool:
-    """Scores all rows of all checkpoints in one pass, window by window.
+    """Scores all rows of all checkpoints in one pass.
 
-    Keeps 17 bytes a row and, if `keep_scores`, 4·S more; works in C windows of 32 MiB at most (at least 256 rows).
+    Rows are read as they are stored, quantised ones too, in blocks of 32 MiB a checkpoint at most (or 256 rows), and
+    cut where any checkpoint's block ends, so that none is copied. Keeps 17 bytes a row and, if `keep_scores`, 4·S more.
     """
     n_columns = len(columns.names)
-    window_rows = window_size(sources[0].proj_dim)
+    scorer = _Scorer(sources, columns, weights, reduce)
     pool = Pool(
         influence=np.full(n_rows, np.nan, np.float32),
         best=np.zeros(n_rows, np.int32),
         reason=np.zeros(n_rows, np.uint8),
         tokens=np.full(n_rows, -1, np.int64),
-        scores=np.empty((n_rows, n_columns), np.float32) if keep_scores else None,
+        scores=np.full((n_rows, n_columns), np.nan, np.float32) if keep_scores else None,
     )
-    one = np.empty((min(window_rows, n_rows), n_columns), np.float32)
-    readers = [windows(source, n_rows, window_rows) for source in sources]
-    for first, *parts in zip(range(0, n_rows, window_rows), *readers, strict=True):
-        stop = min(first + window_rows, n_rows)
-        total = np.zeros((stop - first, n_columns))
-        flags = np.zeros(stop - first, np.int32)
-        for c, (weight, part, column) in enumerate(zip(weights, parts, columns.at, strict=True)):
-            score_rows(part.rows, column, out=one[: stop - first])
+    room = np.empty((0, n_columns), np.float32)
+    for stretch in stretches(sources, n_rows, scorer.block_rows):
+        first, stop = stretch.first, stretch.stop
+        flags = np.full(stop - first, _MISSING, np.uint32) if stretch.missing else stretch.flags()
+        if stretch.parts[0] is not None:
+            pool.tokens[first:stop] = stretch.parts[0].tokens
+        scores = None if pool.scores is None else pool.scores[first:stop]
+        if observer is not None and scores is None:
+            if len(room) < stop - first:
+                room = np.empty((stop - first, n_columns), np.float32)
+            scores = room[: stop - first]
+        if stretch.missing:
+            if scores is not None:
+                scores[:] = np.nan
+        else:
+            status = np.empty(stop - first, np.uint8)
+            out = BlockScores(pool.influence[first:stop], pool.best[first:stop], status, scores)
+            scorer.score(stretch, out, excluded=(flags & _EXCLUDING) != 0)
+            flags |= status
             if sample is not None:
-                sample.see(c, first, one[: stop - first])
-            flags |= part.flags
-            flags[np.isnan(one[: stop - first]).any(axis=1)] |= FLAG_NONFINITE
-            still = np.flatnonzero(~one[: stop - first].any(axis=1))  # all scores 0: perhaps a row of zeros
-            flags[still[~part.rows[still].any(axis=1)]] |= FLAG_ZERO
-            total += weight * one[: stop - first]
+                scorer.score_sample(stretch, sample)
+        reason = pool.reason[first:stop]
         for code, (bit, _) in reversed(list(enumerate(EXCLUDED_BECAUSE, start=1))):
-            pool.reason[first:stop][(flags & bit) != 0] = code
-        pool.tokens[first:stop] = parts[0].tokens
-        scores = total.astype(np.float32)
-        eligible = pool.reason[first:stop] == 0
-        scores[~eligible] = np.nan
-        best = np.argmax(np.where(eligible[:, None], scores, 0.0), axis=1)
-        pool.best[first:stop] = best
-        pool.influence[first:stop] = scores.mean(axis=1) if reduce == "mean" else scores[np.arange(stop - first), best]
-        if pool.scores is not None:
-            pool.scores[first:stop] = scores
-        if observer is not None:
-            observer.see(first, scores, eligible)
+            reason[(flags & bit) != 0] = code
+        if observer is not None and scores is not None:
+            observer.see(first, scores, reason == 0)
         if progress is not None:
             progress(stop, n_rows)
     return pool
 
 
-def window_size(proj_dim: int) -> int:
-    """Rows of one window."""
-    return max(_WINDOW_STEP_ROWS, _WINDOW_BYTES // (4 * proj_dim) // _WINDOW_STEP_ROWS * _WINDOW_STEP_ROWS)
+class _Scorer:
+    """The op, at all checkpoints together and, for samples, at each alone."""
 
+    def __init__(self, sources: Sequence[RowSource], columns: Columns, weights: np.ndarray, reduce: str) -> None:
+        formats = [stored_format(source) for source in sources]
+        largest = max(form.row_bytes(source.proj_dim) for form, source in zip(formats, sources, strict=True))
+        self.block_rows = max(_LEAST_ROWS, _WINDOW_BYTES // largest // _LEAST_ROWS * _LEAST_ROWS)
+        dtypes, seeds = [form.dtype for form in formats], [form.seed for form in formats]
+        over_columns = "mean" if reduce == "mean" else "max"
+        self._together = RowScorer(columns.at, weights.tolist(), dtypes, seeds=seeds, reduce=over_columns)
+        self._alone = [self._together]  # a single checkpoint weighs 1
+        if len(sources) > 1:
+            each = zip(columns.at, dtypes, seeds, strict=True)
+            self._alone = [RowScorer([at], [1.0], [dtype], seeds=[seed]) for at, dtype, seed in each]
 
-@dataclass
-class Window:
-    """Rows at fixed positions; valid until the next one is asked for."""
+    def score(self, stretch: Stretch, out: BlockScores, excluded: np.ndarray) -> None:
+        rows, scales = stretch.stored()
+        self._together.score(rows, out, scales=scales, excluded=excluded.view(np.uint8))
 
-    rows: np.ndarray
-    tokens: np.ndarray
-    flags: np.ndarray
-
-
-def windows(source: RowSource, n_rows: int, window_rows: int) -> Iterator[Window]:
-    """Cuts the blocks of a source, wherever they end, into windows; positions in no block are flagged as missing."""
-    buffer: np.ndarray | None = None
-    blocks = source.blocks(window_rows)
-    block = next(blocks, None)
-    for start in range(0, n_rows, window_rows):
-        stop = min(start + window_rows, n_rows)
-        if block is not None and block.first == start and len(block.rows) == stop - start:
-            yield Window(block.rows, block.tokens, block.flags.astype(np.int32))
-            block = next(blocks, None)
-            continue
-        if buffer is None:
-            buffer = np.empty((window_rows, source.proj_dim), np.float32)
-        window = Window(
-            buffer[: stop - start], np.full(stop - start, -1, np.int64), np.full(stop - start, _MISSING, np.int32)
-        )
-        window.rows[:] = 0.0
-        while block is not None and block.first < stop:
-            end = block.first + len(block.rows)
-            to = slice(max(block.first, start) - start, min(end, stop) - start)
-            of = slice(max(block.first, start) - block.first, min(end, stop) - block.first)
-            window.rows[to], window.tokens[to], window.flags[to] = block.rows[of], block.tokens[of], block.flags[of]
-            if end > stop:
-                break
-            block = next(blocks, None)
-        yield window
+    def score_sample(self, stretch: Stretch, sample: ScoreSample) -> None:
+        places = sample.within(stretch.first, stretch.stop)
+        chosen = sample.positions[places] - stretch.first
+        if not len(chosen):
+            return
+        for c, (scorer, rows, scales) in enumerate(zip(self._alone, *stretch.stored(), strict=True)):
+            found = np.empty((len(chosen), sample.scores.shape[2]), np.float32)
+            scale = None if scales is None else scales[chosen]
+            scorer.score([rows[chosen]], BlockScores(scores=found), scales=[scale])
+            sample.scores[c, places] = found

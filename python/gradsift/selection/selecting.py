@@ -10,6 +10,7 @@ import numpy as np
 from gradsift.selection.choosing import conclude, make_wish
 from gradsift.selection.output import Selection
 from gradsift.selection.problem import pose
+from gradsift.selection.rescoring import open_finer, score_again
 from gradsift.selection.rows import PoolRows
 from gradsift.selection.scan import ScoreSample, scan
 from gradsift.selection.sources import SampleId, describe
@@ -34,6 +35,7 @@ def select(
     seed: int = 0,
     keep_scores: bool = False,
     allow_partial: bool = False,
+    rescore: Sequence[Any] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Selection:
     """Select the candidates with the highest influence on the targets.
@@ -80,6 +82,10 @@ def select(
         Keep the score of every row for every column: ``4·N·S`` bytes.
     allow_partial : bool
         Select among the rows that are there where a store lacks some; those are counted as ``excluded_missing``.
+    rescore : list, one a checkpoint, of stores of the same rows in a finer dtype, optional
+        The best ``5 · k`` of k rows to be selected, by `candidates`, are scored again from these, and the k are chosen
+        among them. So one-bit candidates are scanned and the choice is made in full. With selector "top" and a budget
+        in samples. Reads the 5·k rows; diagnostics stay those of `candidates`.
     progress : callable, called with (rows done, rows in all) as the scan goes
 
     Returns
@@ -119,6 +125,7 @@ def select(
         lengths=lengths,
         groups=groups,
     )
+    finer = None if rescore is None else open_finer(rescore, problem, wish)
     sample = ScoreSample(n_rows, len(problem.candidates), len(columns.names))
     watched = wish.selector.observer(columns, wish.depth)
     pool = scan(
@@ -132,6 +139,10 @@ def select(
         keep_scores=keep_scores or wish.needs_scores(columns),
         progress=progress,
     )
+    again: dict[str, Any] = {}
+    if finer is not None:
+        pool = score_again(pool, finer, problem, wish)
+        again = {"rescored": int(np.asarray(pool.rescored).sum())}
     return conclude(
         wish,
         pool,
@@ -145,10 +156,12 @@ def select(
             "weights": problem.weights.tolist(),
             "weights_from": problem.weights_from,
             "allow_partial": allow_partial,
+            **again,
         },
         origin={
             "candidates": [describe(source) for source in problem.candidates],
             "targets": [describe(source) for source in problem.targets],
+            **({} if finer is None else {"rescore": [describe(source) for source in finer]}),
         },
         target_ids=problem.target_ids,
         rows=PoolRows(problem.candidates, problem.weights) if wish.needs_rows else None,

@@ -52,7 +52,8 @@ class Scored:
     @cached_property
     def eligible(self) -> np.ndarray:
         """Positions of the rows that may be selected, ascending."""
-        return np.flatnonzero(self.pool.reason == 0)
+        allowed = self.pool.reason == 0
+        return np.flatnonzero(allowed if self.pool.rescored is None else allowed & self.pool.rescored)
 
 
 class Selector(ABC):
