@@ -161,7 +161,7 @@ def test_other_settings_measure_again_and_say_why(measured: Any, tmp_path: Path)
     assert len(after.splitlines()) == 4
     assert after.splitlines()[0] != before.splitlines()[0]
     assert found["stored_gamma"] is None
-    assert "not collected yet" in markdown(found)
+    assert "no rows of the pool are stored" in markdown(found)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,26 @@ def test_what_is_measured_is_kept_and_what_is_missing_or_changed_is_trained(
     assert trained == ["quantiles, selected, band-2, seed 0"]
     path.write_text(kept, encoding="utf-8")
     quantiles(open_run(record), bins=2, samples=12, seeds=[0])
+
+
+def test_the_ranking_is_the_same_where_scores_are_kept_instead_of_rows(
+    measured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[tuple[str, int], list[int]]] = []
+
+    def measure(run: Run, arm: Any) -> dict[str, float]:
+        seen[-1][arm.name, arm.seed] = arm.positions
+        return {"digits": 0.0}
+
+    monkeypatch.setattr(module, "_measure", measure)
+    record = {**measured[0], "run_dir": str(tmp_path / "run")}
+    shutil.copytree(Path(measured[0]["run_dir"]) / "warmup", tmp_path / "run" / "warmup")
+    (tmp_path / "run" / "config.json").touch()
+    for keep in ("rows", "scores"):
+        seen.append({})
+        quantiles(open_run({**record, "collect": {**record["collect"], "keep": keep}}), bins=3, samples=9, seeds=[0])
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 4
 
 
 def test_arms_of_one_size_are_drawn_from_their_bands_and_differ_by_seed(

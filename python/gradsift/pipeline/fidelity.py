@@ -278,7 +278,7 @@ def _over(products: np.ndarray, norm: float) -> list[float]:
 
 
 def _stored(run: Run, folder: Path, positions: Sequence[int]) -> dict[str, list[float]] | None:
-    """Scores at this checkpoint as the datastores give them, by subtask; None where those are not collected yet."""
+    """Scores at this checkpoint as the datastores give them, by subtask; None where those hold no rows (yet)."""
     paths = [run.directory.pool_store(folder.name)]
     paths += [run.directory.target_store(folder.name, name) for name in run.targets]
     if not all((path / "spec.json").is_file() for path in paths):

@@ -145,7 +145,7 @@ def _others_table(record: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
             name = f"cosine of the datastores ({record['stored_gamma']})"
         lines.append(f"| {name} | {_cell(entry)} | {_difference(entry)} |")
     if record["stored_gamma"] is None:
-        lines.append("| cosine of the datastores | not collected yet | – |")
+        lines.append("| cosine of the datastores | no rows of the pool are stored | – |")
     return lines
 
 

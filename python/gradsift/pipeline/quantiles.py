@@ -122,13 +122,16 @@ def quantiles(
 
 def _influence(run: Run, checkpoints: list[Path]) -> dict[str, np.ndarray]:
     """Influence of every row of the pool, for each selection of which a target has a test set."""
+    # The best sample by influence, whatever selector the configuration has: what counts here is the influence of all.
+    wishes = {**run.config.select.arguments(), "selector": "top", "options": None, "deduplicate": None}
+    wishes |= {"fraction": None, "count": 1, "budget": "samples", "lengths": None, "groups": None}
     found = {}
     for name, targets in selection_targets(run).items():
         if not any(target in run.tests for target in targets):
             run.reporter.say(f"quantiles, {name}: left out, since no target of it has a test set")
             continue
         title = f"quantiles, {name}: influence"
-        found[name] = scored(run, checkpoints, targets, title, reduce=run.config.select.reduce, count=1).influence
+        found[name] = scored(run, checkpoints, name, title, **wishes).influence
     return found
 
 

@@ -55,11 +55,7 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
     for line in changed:
         run.reporter.say(f"selection {name}: made again, since {line}")
     arguments = {"lengths": run.pool.encoded.lengths, "groups": sources, **run.config.select.arguments()}
-    if by_scores:
-        result = _by_scores(run, checkpoints, name, arguments)
-    else:
-        result = scored(run, checkpoints, targets, f"selection {name}", **arguments)
-    result = result.with_sources(sources)
+    result = scored(run, checkpoints, name, f"selection {name}", **arguments).with_sources(sources)
     for stale in ("step.json", "why.jsonl", "report.html"):
         (directory / stale).unlink(missing_ok=True)
     result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
@@ -69,10 +65,12 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
     return directory
 
 
-def scored(run: Run, checkpoints: list[Path], targets: list[str], title: str, **arguments: Any) -> Selection:
-    """What `gradsift.select` makes, with `arguments`, of the stores of the run for `targets`."""
+def scored(run: Run, checkpoints: list[Path], name: str, title: str, **arguments: Any) -> Selection:
+    """What `gradsift.select` makes, with `arguments`, of the stores of the run, or of scores that were kept instead."""
+    if run.config.collect.keep == "scores":
+        return _by_scores(run, checkpoints, name, arguments)
     candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
-    target_stores, subtasks = _targets(run, checkpoints, targets)
+    target_stores, subtasks = _targets(run, checkpoints, selection_targets(run)[name])
     with run.reporter.task(title, len(candidates[0]), "rows") as advance:
         done = 0
 
