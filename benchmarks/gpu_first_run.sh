@@ -40,9 +40,11 @@ tools() {
 }
 
 build() {
-    local cuda=ON
-    [ "$mode" != --dry-run ] || cuda=AUTO
-    cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DGRADSIFT_CUDA=$cuda \
+    if [ "$mode" = --dry-run ] && python -c "import gradsift._native" 2> /dev/null; then
+        echo "built already"
+        return
+    fi
+    cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DGRADSIFT_CUDA=ON \
         -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(command -v python)" > "$out/cmake.log" ||
         { cat "$out/cmake.log"; return 1; }
     ninja -C build/gpu && cp build/gpu/_native*.so python/gradsift/
