@@ -8,7 +8,8 @@ exact best exceed it by. ``--run``: rows of the run's stores, influence over all
 the best of all. ``--train``: rows of a small model trained on the spot (byte_llama.py), mean of cosines in each of six
 subtasks, the best of all; about a minute of CPU time. Synthetic rows are 4,000 of 1,024 numbers, noise of Student's t
 and a planted cosine of standard deviation 0.06. Each is averaged over rotations. Beside them the scheme of QLESS (arXiv
-2502.01703): rows of norm one, one scale for all from the largest magnitude there is, no rotation.
+2502.01703): rows of norm one, one scale for all from the largest magnitude there is, no rotation. Then the same rows
+scored as they are stored, their targets held as integers.
 
 Speed: rows of 8,192 numbers, one thread, native against the NumPy reference in turn; GB of float32 rows a second of CPU
 time, median of the rounds.
@@ -28,6 +29,7 @@ import numpy as np
 
 import timing
 from gradsift import Datastore, ops
+from gradsift.ops.score_rows import BlockScores, RowScorer
 
 BITS = (8, 4, 1)
 Scheme = Callable[[np.ndarray, int, int], np.ndarray]  # rows, bits, seed → the rows that are left of them
@@ -80,6 +82,23 @@ class Pool:
     def kept(self, scheme: Scheme, bits: int, seed: int) -> list[tuple[float, float]]:
         want, got = self.influence(self.pools), self.influence([scheme(pool, bits, seed) for pool in self.pools])
         return [kept(want[:, of].max(axis=1), got[:, of].max(axis=1)) for of in self.best_of]
+
+    def kept_by_integers(self, bits: int, seed: int) -> tuple[list[tuple[float, float]], float]:
+        """The same of codes scored as they are stored, with targets held as integers, and the largest error of a
+        score, as a share of the norm of its column, against the dequantised rows in float64."""
+        found, error = 0.0, 0.0
+        for pool, columns, weight in zip(self.pools, self.columns, self.weights, strict=True):
+            rows = ops.quantise_rows(np.asarray(pool, np.float32), bits=bits, seed=seed)
+            each = []
+            for backend in ("reference", "cpu"):
+                out = BlockScores(scores=np.empty((len(pool), len(columns)), np.float32))
+                scorer = RowScorer([columns], [1.0], [f"int{bits}"], seeds=[seed], backend=backend)
+                scorer.score([rows.codes], out, scales=[rows.scales])
+                each.append(np.asarray(out.scores))
+            error = max(error, float((np.abs(each[1] - each[0]) / np.linalg.norm(columns, axis=1)).max()))
+            found = found + weight * each[1]
+        pairs = [(self.influence(self.pools)[:, of].max(axis=1), found[:, of].max(axis=1)) for of in self.best_of]
+        return [kept(want, got) for want, got in pairs], error
 
 
 def mean_of_units(rows: np.ndarray) -> np.ndarray:
@@ -137,6 +156,18 @@ def print_recalls(pools: list[Pool], rotations: int) -> None:
             print(f"| {name} | {bits} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |", flush=True)
 
 
+def print_integers(pools: list[Pool], rotations: int) -> None:
+    print("\n| rows | bits | recall, float targets | integer targets | largest error of a cosine |")
+    print("| --- | --- | --- | --- | --- |")
+    for pool in pools:
+        for bits in BITS:
+            floats = np.array([pair for seed in range(rotations) for pair in pool.kept(rotated, bits, seed)])
+            found = [pool.kept_by_integers(bits, seed) for seed in range(rotations)]
+            integers = np.array([pair for pairs, _ in found for pair in pairs])
+            error = max(error for _, error in found)
+            print(f"| {pool.name} | {bits} | {floats[:, 0].mean():.4f} | {integers[:, 0].mean():.4f} | {error:.1e} |")
+
+
 def print_speeds(rounds: int) -> None:
     rows = np.random.default_rng(0).standard_normal((64, 8192), dtype=np.float32)
     out = np.empty_like(rows)
@@ -169,6 +200,7 @@ def main() -> None:
     if options.train:
         pools.append(pool_of_small_model(options.candidates, options.steps))
     print_recalls(pools, options.rotations)
+    print_integers(pools, options.rotations)
     print_speeds(options.rounds)
     print(f"\n{platform.machine()}, {os.cpu_count()} CPUs, numpy {np.__version__}")
 

@@ -65,11 +65,15 @@ def _one(case_name: str, key: str) -> Callable[[Cases], float]:
     return lambda cases: next(float(case[key]) for case in cases if case["case"] == case_name)
 
 
+def _peer(case_name: str, peer: str) -> Callable[[Cases], float]:
+    return lambda cases: next(float(case["times_ours"][peer]) for case in cases if case["case"] == case_name)
+
+
 def _worst_gamma(cases: Cases) -> float:
     return max(ratio for case in cases for kind, ratio in case["ratios"].items() if kind != "adam, with norms")
 
 
-LINEAR, ROWS, COLLECTOR = "project_linear", "project_rows", "collector"
+LINEAR, ROWS, COLLECTOR, QUANTISED = "project_linear", "project_rows", "collector", "score_quantised"
 GOALS = (
     Goal(LINEAR, "fp32_adam_to_gemm", "fp32, exact Adam: time to the best library product that only forms G, "
          "geometric mean of the shapes", _mean("ratio"), 1.05),
@@ -102,6 +106,18 @@ GOALS = (
          "gradients, packed", _one("all linear layers bf16", "packed_to_plain"), 1.35),
     Goal(COLLECTOR, "full_parameters", "collecting for all linear layers, padded",
          _one("all linear layers bf16", "padded_to_plain"), 1.35),
+    *(Goal(QUANTISED, "to_floor", f"scoring int8 rows, {columns} columns: time to the larger of one read and the "
+           "operations at the int8 product's rate", _one(f"int8, {columns} columns", "to_floor"), 1.4)
+      for columns in (1, 10, 32, 100, 128)),
+    *(Goal(QUANTISED, "bits_to_int8", f"scoring {dtype} rows, {columns} columns: times as many rows a second as int8",
+           _one(f"{columns} columns", f"{dtype}_times_int8"), limit, False)
+      for dtype, limit in (("int4", 1.5), ("int1", 3)) for columns in (1, 10, 16)),
+    Goal(QUANTISED, "to_floor", "scoring 1-bit rows against finer targets, 100 columns: time to the operations at the "
+         "int8 product's rate", _one("int1, 100 columns", "to_floor"), 1.4),
+    Goal(QUANTISED, "peers_to_ours", "numkong's time to ours, int8, 10 columns",
+         _peer("int8, 10 columns", "numkong int8"), 1, False),
+    Goal(QUANTISED, "peers_to_ours", "numkong's time to ours, int8, 100 columns",
+         _peer("int8, 100 columns", "numkong int8"), 1, False),
 )  # fmt: skip
 
 INTRODUCTION = """# Performance
@@ -141,7 +157,7 @@ def page(results: dict[str, dict[str, dict[str, Any]]]) -> str:
             _goal_table(topics),
             _losses(topics),
         ]
-        for topic in (LINEAR, ROWS, COLLECTOR):
+        for topic in (LINEAR, ROWS, COLLECTOR, QUANTISED):
             parts += performance_tables.of_topic(topic, topics.get(topic, {}))
     parts.append(gpu_rooflines.section())
     return "\n".join(parts).rstrip() + "\n"

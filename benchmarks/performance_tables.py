@@ -109,6 +109,14 @@ def _columns(*columns: tuple[str, Callable[[Run], object]]) -> Callable[[list[Ru
     return render
 
 
+def _times(case: Run) -> str:
+    return ", ".join(f"{name} {times}" for name, times in case["times_ours"].items())
+
+
+def _each_ms(case: Run) -> str:
+    return ", ".join(f"{name} {ms}" for name, ms in case["ms"].items())
+
+
 def _distortions(cases: list[Run]) -> str:
     families = [key for key in cases[0] if key not in ("case", "ms_per_row", "seeds")]
     rows = [[c["case"], c["ms_per_row"], *(c[family] for family in families), c["seeds"]] for c in cases]
@@ -203,6 +211,28 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[list[Run]], str]]]] = {
             ),
         ),
         "distortion_beside_time": ("Distortion beside time", _distortions),
+    },
+    "score_quantised": {
+        "to_floor": (
+            "`score_rows` on quantised rows, two threads",
+            _columns(
+                ("times the floor", lambda c: c["to_floor"]),
+                ("ms", lambda c: c["ours_ms"]["median"]),
+                ("one read, ms", lambda c: c["read_ms"]),
+                ("int8 product, ms", lambda c: c["product_ms"]),
+                ("million rows a s", lambda c: round(c["rows_per_s"] / 1e6, 2)),
+            ),
+        ),
+        "bits_to_int8": (
+            "`score_rows`, rows a second by bits",
+            _columns(
+                ("4 bits to 8", lambda c: c["int4_times_int8"]),
+                ("1 bit to 8", lambda c: c["int1_times_int8"]),
+                ("ms", lambda c: ", ".join(f"{name} {ms}" for name, ms in c["ms"].items())),
+            ),
+        ),
+        "peers_to_ours": ("Quantised rows, others", _columns(("times our time", _times), ("ms", _each_ms))),
+        "faiss_to_ours": ("1-bit rows, faiss", _columns(("times our time", _times), ("ms", _each_ms))),
     },
     "collector": {
         "bf16": ("Collecting, bf16", _rates),
