@@ -38,7 +38,7 @@ MAY_IMPORT = {
 }
 EXTRAS = {
     "torch", "transformers", "peft", "datasets", "accelerate", "safetensors", "tokenizers", "pyarrow", "gguf",
-    "fsspec", "s3fs", "triton",
+    "fsspec", "s3fs", "triton", "bm25s",
 }  # fmt: skip
 # Extras a part may use at all; what is not listed uses none.
 MAY_USE = {
@@ -52,6 +52,7 @@ MAY_USE = {
     "pipeline": {"torch", "transformers", "peft", "datasets", "accelerate", "safetensors"},
     "cli": {"torch"},
     "ops/torch_ops.py": {"torch"},
+    "selection/given.py": {"bm25s"},
     "gpu": {"torch", "triton"},
 }
 # Parts that are imported only once torch is wanted; elsewhere extras are imported inside the functions that use them.

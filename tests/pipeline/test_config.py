@@ -114,6 +114,8 @@ def test_the_printed_defaults_are_the_defaults(tmp_path: Path) -> None:
         ('selector = "vote"\noptions = { top = "much" }\n', "select: top: expected a number, got str"),
         ('selector = "knn_kde"\n', 'select: reduce: expected "max" with selector "knn_kde"'),
         ('selector = "best"\n', "select.selector: Input should be 'top', 'round_robin'"),
+        ('selector = "rds"\n', 'select: reduce: expected "max" with selector "rds"'),
+        ('selector = "bm25"\ndeduplicate = 0.9\n', "select: expected neither deduplicate nor reduce"),
         ("deduplicate = 1.5\n", "select.deduplicate: Input should be less than or equal to 1, got 1.5"),
     ],
 )  # fmt: skip
@@ -129,7 +131,7 @@ def test_every_selector_of_the_library_can_be_configured(tmp_path: Path) -> None
     from gradsift.pipeline.config import SelectConfig
     from gradsift.selection import SELECTORS
 
-    assert set(get_args(SelectConfig.model_fields["selector"].annotation)) == set(SELECTORS) - {"rds"}
+    assert set(get_args(SelectConfig.model_fields["selector"].annotation)) == {*SELECTORS, "bm25"}
 
 
 def test_what_the_command_line_says_of_a_selection_replaces_what_it_excludes(tmp_path: Path) -> None:

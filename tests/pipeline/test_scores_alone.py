@@ -183,6 +183,12 @@ def test_what_reads_rows_again_is_refused_with_the_configuration(
 
 
 def test_a_sample_cannot_be_explained_without_its_row(warm: dict[str, Any], tmp_path: Path) -> None:
+    from gradsift.pipeline.finished import FinishedSelection
+
     _, record = both(warm, tmp_path)
-    with pytest.raises(ConfigError, match=r'collect.keep: expected "rows" in a run whose samples are explained'):
+    with pytest.raises(ConfigError, match=r'select.selector: expected "rows" and gradients .* got "scores" and "top"'):
         select_samples(open_run(record), why=True)
+    run = open_run(record)
+    select_samples(run)
+    with pytest.raises(ConfigError, match=r"selection selected: expected one by rows that were kept"):
+        FinishedSelection.open(run.config).explain("digits-0")

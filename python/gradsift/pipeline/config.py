@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gradsift.errors import ConfigError
-from gradsift.selection.selectors import make_selector
+from gradsift.selection.selectors import Selector, make_selector
 from gradsift.specs import Gamma, ProjectionSpec
 
 if sys.version_info >= (3, 11):
@@ -164,9 +164,9 @@ class SelectConfig(_Section):
     )
     count: int | None = Field(None, ge=1, description="how many to select, instead of fraction")
     budget: Literal["samples", "tokens"] = Field("samples", description="what fraction and count count")
-    selector: Literal["top", "round_robin", "threshold", "band", "quota", "vote", "knn_kde", "random", "length"] = (
-        Field("top", description="how rows are taken by their scores; see docs/selectors.md")
-    )
+    selector: Literal[
+        "top", "round_robin", "threshold", "band", "quota", "vote", "knn_kde", "random", "length", "rds", "bm25"
+    ] = Field("top", description="see docs/selectors.md; rds and bm25 take no gradients, and nothing is collected")
     options: dict[str, Any] = Field(default_factory=dict, description="of the selector, such as { top = 0.2 } of vote")
     deduplicate: float | None = Field(
         None, gt=0, le=1, description="pass over samples whose sketches have this cosine to one taken before"
@@ -182,25 +182,35 @@ class SelectConfig(_Section):
     def _choice_is_possible(self) -> SelectConfig:
         if self.fraction is not None and self.count is not None:
             raise ValueError("expected fraction or count, got both")
+        if self.by == "text" and (self.reduce == "cosine_to_mean" or self.deduplicate is not None):
+            raise ValueError('expected neither deduplicate nor reduce "cosine_to_mean" with selector "bm25"')
         try:
-            make_selector(self.selector, self.options).check(self.reduce)
+            self._selector().check(self.reduce)
         except TypeError as error:  # which pydantic would not explain
             raise ValueError(str(error)) from None
         return self
 
+    def _selector(self) -> Selector:
+        return make_selector("top" if self.selector == "bm25" else self.selector, self.options)
+
+    @property
+    def by(self) -> Literal["gradients", "embeddings", "text"]:
+        """What samples are compared by."""
+        return {"rds": "embeddings", "bm25": "text"}.get(self.selector, "gradients")  # type: ignore[return-value]
+
     @property
     def needs_rows(self) -> bool:
         """Whether rows of the pool are read again after they were scored."""
-        return self.deduplicate is not None or make_selector(self.selector, self.options).needs_rows
+        return self.deduplicate is not None or self._selector().needs_rows
 
     def arguments(self) -> dict[str, Any]:
         """What `gradsift.select` is given of this section."""
         amount: dict[str, Any] = {"fraction": self.fraction, "count": self.count}
-        if self.fraction is None and self.count is None and make_selector(self.selector, self.options).needs_budget:
+        if self.fraction is None and self.count is None and self._selector().needs_budget:
             amount["fraction"] = 0.05
         return amount | {
             "budget": self.budget,
-            "selector": self.selector,
+            "selector": self._selector().name,
             "options": self.options,
             "deduplicate": self.deduplicate,
             "reduce": self.reduce,
@@ -242,12 +252,17 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _rows_are_kept_where_they_are_read(self) -> RunConfig:
-        if self.collect.keep == "scores" and self.select.needs_rows:
+        if self.scores_alone and self.select.needs_rows:
             raise ValueError(
                 'collect.keep: expected "rows" with select.deduplicate or selector "knn_kde", which read rows again, '
                 'got "scores"'
             )
         return self
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether the pool's scores are kept, and not its rows."""
+        return self.collect.keep == "scores" and self.select.by == "gradients"
 
     def selections(self) -> dict[str, list[str]]:
         """The selections of this run, by name, each with the targets it is for."""

@@ -175,12 +175,8 @@ class FinishedSelection:
     def _given(self) -> tuple[list[Datastore], list[list[Datastore]], list[float], dict[str, Any]]:
         if not self.kept_rows:
             raise ConfigError(
-                'collect.keep: expected "rows" to explain a selection, got "scores"; collect into another run_dir'
-            )
-        if self.config.collect.keep == "scores":
-            raise ConfigError(
-                'collect.keep: expected "rows" in a run whose samples are explained, got "scores"; a score cannot be '
-                "taken apart without the row"
+                f"selection {self.name}: expected one by rows that were kept, got one by scores alone, which cannot be "
+                'explained; collect with collect.keep = "rows", and select by gradients or embeddings'
             )
         directory, settings = RunDirectory(Path(self.config.run_dir), self.config), self.record["settings"]
         checkpoints = [c["checkpoint"]["name"] for c in self.record["candidates"]]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gradsift.data import Sample
 from gradsift.datastore import Datastore
 from gradsift.errors import ConfigError
 from gradsift.pipeline.collect import collect, step_of
+from gradsift.pipeline.embed import CHECKPOINT, embed
 from gradsift.pipeline.finished import FinishedSelection
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.rundir import read_json
 from gradsift.pipeline.samples import source_name, subtask_names
 from gradsift.pipeline.scores import ScoreFiles, score_columns
 from gradsift.pipeline.training import checkpoint_record
-from gradsift.selection import Selection, select
+from gradsift.selection import Selection, select, select_by_text
 from gradsift.selection.collected import choose_collected
 from gradsift.specs import digest_of
 
@@ -26,9 +28,12 @@ def selection_targets(run: Run) -> dict[str, list[str]]:
 
 def select_samples(run: Run, *, why: bool = False) -> list[Path]:
     """Makes every selection of the run; returns their directories. With `why`, ``why.jsonl`` explains each sample."""
-    if why and run.config.collect.keep == "scores":
-        raise ConfigError('collect.keep: expected "rows" to say why samples were selected, got "scores"')
-    checkpoints = collect(run)
+    if why and (run.config.scores_alone or run.config.select.by == "text"):
+        raise ConfigError(
+            'collect.keep, select.selector: expected "rows" and gradients or embeddings to say why samples were '
+            f'selected, got "{run.config.collect.keep}" and "{run.config.select.selector}"'
+        )
+    checkpoints = _checkpoints(run)
     directories = [_select_one(run, checkpoints, name, targets) for name, targets in selection_targets(run).items()]
     if why:
         for directory in directories:
@@ -37,16 +42,30 @@ def select_samples(run: Run, *, why: bool = False) -> list[Path]:
     return directories
 
 
+def _checkpoints(run: Run) -> list[Path]:
+    """Where samples are compared, once everything is there that they are compared by; none for text."""
+    if run.config.select.by == "gradients":
+        return collect(run)
+    if run.config.select.by == "embeddings":
+        return [embed(run)]
+    run.read_everything()
+    run.write_down()
+    return []
+
+
 def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]) -> Path:
     directory = run.directory.selection(name)
     sources = [source_name(sample) for sample in run.pool.samples]
-    by_scores = run.config.collect.keep == "scores"
     target_stores, subtasks = _targets(run, checkpoints, targets)
+    by_text = run.config.select.by == "text"
     settings = {
         "select": run.config.select.model_dump(),
         "subtasks": digest_of(subtasks),
-        "candidates": [_pool_digest(run, c, by_scores) for c in checkpoints],
-        "targets": {t: [row[i].spec.digest for row in target_stores] for i, t in enumerate(targets)},
+        "candidates": [run.pool.samples.digest] if by_text else [_pool_digest(run, c) for c in checkpoints],
+        "targets": {
+            t: [run.targets[t].samples.digest] if by_text else [row[i].spec.digest for row in target_stores]
+            for i, t in enumerate(targets)
+        },
     }
     changed = run.directory.was_done_otherwise(directory, settings)
     if not changed and (directory / "step.json").is_file():
@@ -55,7 +74,11 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
     for line in changed:
         run.reporter.say(f"selection {name}: made again, since {line}")
     arguments = {"lengths": run.pool.encoded.lengths, "groups": sources, **run.config.select.arguments()}
-    result = scored(run, checkpoints, name, f"selection {name}", **arguments).with_sources(sources)
+    if by_text:
+        result = _by_text(run, targets, subtasks, arguments)
+    else:
+        result = scored(run, checkpoints, name, f"selection {name}", **arguments)
+    result = result.with_sources(sources)
     for stale in ("step.json", "why.jsonl", "report.html"):
         (directory / stale).unlink(missing_ok=True)
     result.save(directory, run.pool.samples, prefix=run.config.select.key_prefix)
@@ -67,7 +90,7 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
 
 def scored(run: Run, checkpoints: list[Path], name: str, title: str, **arguments: Any) -> Selection:
     """What `gradsift.select` makes, with `arguments`, of the stores of the run, or of scores that were kept instead."""
-    if run.config.collect.keep == "scores":
+    if run.config.collect.keep == "scores" and all(c.name != CHECKPOINT for c in checkpoints):
         return _by_scores(run, checkpoints, name, arguments)
     candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
     target_stores, subtasks = _targets(run, checkpoints, selection_targets(run)[name])
@@ -82,7 +105,7 @@ def scored(run: Run, checkpoints: list[Path], name: str, title: str, **arguments
         return select(
             candidates=candidates,
             targets=target_stores,
-            weights=[checkpoint_record(c)["learning_rate"] for c in checkpoints],
+            weights=_weights(checkpoints),
             subtasks=subtasks,
             progress=progress,
             **arguments,
@@ -99,13 +122,36 @@ def _by_scores(run: Run, checkpoints: list[Path], name: str, arguments: dict[str
             parts.append(files.read(number, len(column.columns.names)))
     settled = ("reduce", "deduplicate")  # when rows were scored, and refused with scores
     wishes = {key: value for key, value in arguments.items() if key not in settled}
-    weights = [checkpoint_record(c)["learning_rate"] for c in checkpoints]
-    return choose_collected(columns, parts, run.pool.ids, weights, **wishes)
+    return choose_collected(columns, parts, run.pool.ids, _weights(checkpoints), **wishes)
 
 
-def _pool_digest(run: Run, checkpoint: Path, by_scores: bool) -> str:
+def _by_text(run: Run, targets: list[str], subtasks: list[str], arguments: dict[str, Any]) -> Selection:
+    """By the words of candidates and targets."""
+    wishes = {key: value for key, value in arguments.items() if key != "deduplicate"}
+    result = select_by_text(
+        [_text(sample) for sample in run.pool.samples],
+        [_text(sample) for t in targets for sample in run.targets[t].samples],
+        subtasks=subtasks,
+        ids=run.pool.ids,
+        tokens=[sample.label_tokens for sample in run.pool.encoded],
+        **wishes,
+    )
+    result.record["settings"]["selector"] = "bm25"
+    return result
+
+
+def _text(sample: Sample) -> str:
+    return "\n".join(message["content"] for message in sample.messages)
+
+
+def _weights(checkpoints: list[Path]) -> list[float]:
+    """Mean learning rates; embeddings are of one model that nothing was trained for."""
+    return [1.0 if c.name == CHECKPOINT else checkpoint_record(c)["learning_rate"] for c in checkpoints]
+
+
+def _pool_digest(run: Run, checkpoint: Path) -> str:
     """What the selection depends on of the pool's rows, or of the scores that were kept instead."""
-    if by_scores:
+    if run.config.scores_alone:
         return digest_of(read_json(step_of(run.directory.pool_scores(checkpoint.name)) / "step.json"))
     return Datastore.open(run.directory.pool_store(checkpoint.name)).spec.digest
 

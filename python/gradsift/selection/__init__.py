@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradsift.selection.collected import ScoringSink, select_collected
 from gradsift.selection.explaining import Explanation, Near, explain
+from gradsift.selection.given import select_by_text, select_scored
 from gradsift.selection.influence import REDUCTIONS
 from gradsift.selection.output import Selection
 from gradsift.selection.selecting import select
@@ -18,5 +19,7 @@ __all__ = [
     "Selection",
     "explain",
     "select",
+    "select_by_text",
     "select_collected",
+    "select_scored",
 ]

@@ -122,10 +122,12 @@ def conclude(
     watched: Observer | None = None,
     problem: Problem | None = None,
     pool_digest: str | None = None,
+    projected: bool = True,
 ) -> Selection:
     """Chooses, counts and measures.
 
-    `origin` is what the record says of where the scores come from; `pool_digest` that of all ids, if `ids` lacks some.
+    `origin` is what the record says of where the scores come from; `pool_digest` that of all ids, if `ids` lacks some;
+    `projected` whether scores carry the noise of a projection.
     """
     n_rows = len(pool.reason)
     excluded = pool.excluded()
@@ -180,7 +182,14 @@ def conclude(
             },
             "pool": pool_measures(pool.influence[eligible], pool.tokens[eligible]),
             "diagnostics": diagnose(
-                pool, sample, columns, weights, reduce=reduce, selected=taken, checkpoints=checkpoints
+                pool,
+                sample,
+                columns,
+                weights,
+                reduce=reduce,
+                selected=taken,
+                checkpoints=checkpoints,
+                projected=projected,
             ),
             "distributions": distributions(pool, sample, columns, weights, choice.positions, ids),
         },

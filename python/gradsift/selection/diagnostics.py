@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
@@ -64,11 +65,14 @@ def diagnose(
     reduce: str,
     selected: int,
     checkpoints: Sequence[str],
+    projected: bool = True,
 ) -> dict[str, Any]:
-    """What `Selection.diagnostics` holds, as JSON values."""
+    """What `Selection.diagnostics` holds, as JSON values; scores that are not `projected` are exact."""
     usable = pool.reason == 0
     rows = usable[sample.positions]
     proj_dim = columns.at[0].shape[1]
+    if not projected:
+        columns = replace(columns, at=[np.zeros_like(at) for at in columns.at])
     noise = column_noise(columns, weights)
     share = selected / int(usable.sum())
     influence = pool.influence[usable].astype(np.float64)
@@ -78,11 +82,12 @@ def diagnose(
     else:
         influence_noise = float(np.sqrt(np.mean(noise[pool.best[usable]] ** 2)))
     overall = _corrected(float(influence.std()), influence_noise)
-    dims = sorted({proj_dim, *PROJ_DIMS})
+    dims = sorted({proj_dim, *PROJ_DIMS}) if projected else [proj_dim]
     excluded = pool.excluded()
     tokens = pool.tokens[usable]
     record: dict[str, Any] = {
         "proj_dim": proj_dim,
+        "projected": projected,
         "rows_measured": int(rows.sum()),
         "spread": _by_subtask(sample.scores[:, rows], columns, weights, checkpoints),
         "influence": overall,
@@ -90,6 +95,8 @@ def diagnose(
             "share": share,
             "recall": {
                 str(d): implied_recall(overall["sd_corrected"], influence_noise * math.sqrt(proj_dim / d), share)
+                if projected
+                else 1.0
                 for d in dims
             },
         },
@@ -107,7 +114,7 @@ def column_noise(columns: Columns, weights: np.ndarray) -> np.ndarray:
     and the candidate's gradients agree between checkpoints; the candidate's are taken to agree wholly, so that the
     noise is not understated: ``√(Σ_{c,d} η_c η_d max(0, ⟨column_c, column_d⟩) / P)``.
     """
-    proj_dim = columns.at[0].shape[1]
+    proj_dim = max(1, columns.at[0].shape[1])  # scores that come of no rows have columns of no numbers
     noise = np.empty(len(columns.names))
     for j in range(len(columns.names)):
         at = np.stack(

@@ -67,7 +67,7 @@ def target_columns(
     n_targets = len(sources[0])
     if n_targets == 0:
         raise ValueError("targets: expected at least one row, got none")
-    of_row = _subtask_of_rows(subtasks, n_targets)
+    of_row = subtask_of_rows(subtasks, n_targets)
     sizes = {name: of_row.count(name) for name in dict.fromkeys(of_row)}
     members = [np.array([i for i, name in enumerate(of_row) if name == subtask]) for subtask in sizes]
     at = []
@@ -94,7 +94,8 @@ def target_columns(
     return Columns(at, list(sizes), list(sizes), sizes)
 
 
-def _subtask_of_rows(subtasks: Sequence[str] | None, n_targets: int) -> list[str]:
+def subtask_of_rows(subtasks: Sequence[str] | None, n_targets: int) -> list[str]:
+    """The subtask of every target row; one for all where none is given."""
     if subtasks is None:
         return ["target"] * n_targets
     if isinstance(subtasks, (str, bytes)) or not hasattr(subtasks, "__len__"):

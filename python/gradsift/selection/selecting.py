@@ -167,4 +167,5 @@ def select(
         rows=PoolRows(problem.candidates, problem.weights) if wish.needs_rows else None,
         watched=watched,
         problem=problem,
+        projected=selector != "rds",
     )
