@@ -75,6 +75,7 @@ def test_rds_takes_what_its_formula_takes_and_no_gradient(shared: dict[str, Any]
     assert not (run.directory.root / "warmup").exists(), "embeddings need no warm-up"
     assert chosen["diagnostics"]["projected"] is False
     finished = FinishedSelection.open(run.config)
+    assert "Implied recall" not in finished.write_report().read_text(encoding="utf-8")
     (first,) = finished.why(chosen["positions"][:1], closest=1)
     assert first.influence == pytest.approx(cosines[chosen["positions"][0]].max(), abs=1e-5)
 
@@ -135,6 +136,9 @@ def test_bm25_selects_by_words_and_collects_nothing(record: dict[str, Any]) -> N
     assert chosen["settings"]["selector"] == "bm25"
     assert not (run.directory.root / "stores").exists()
     assert not (run.directory.root / "warmup").exists()
+    page = FinishedSelection.open(run.config).write_report().read_text(encoding="utf-8")
+    assert "Implied recall" not in page
+    assert "uuuuuuuu" in page
     before = (directory / "selection.json").stat().st_mtime_ns
     select_samples(open_run(record))
     assert (directory / "selection.json").stat().st_mtime_ns == before

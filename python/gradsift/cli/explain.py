@@ -110,7 +110,8 @@ def diagnostics_table(name: str, record: dict[str, Any]) -> RenderableType:
     recall = found["implied_recall"]["recall"]
     dims = [found["proj_dim"], *(d for d in (4 * found["proj_dim"], 65536) if d > found["proj_dim"])]
     shown = [f"{recall[str(d)]:.2f} at proj_dim {d}" for d in dict.fromkeys(dims) if str(d) in recall]
-    table.add_row("implied recall of the true top", "; ".join(shown))
+    if found.get("projected", True):
+        table.add_row("implied recall of the true top", "; ".join(shown))
     rho = found["score_length_spearman"]
     table.add_row("score–length Spearman", "not known" if rho is None else f"{rho:+.2f}")
     flagged = {reason: share for reason, share in found["flagged"].items() if share}

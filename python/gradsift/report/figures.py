@@ -36,7 +36,7 @@ def figures(record: dict[str, Any]) -> list[list[Drawing]]:
     columns = [
         [_subtasks(found["subtasks"])],
         [_histogram("influence", "Influence", "influence", found["influence"], logarithmic=False)],
-        [_recall(diagnostics)],
+        [_recall(diagnostics)] if diagnostics.get("projected", True) else [],
     ]
     if diagnostics["sources"]:
         columns[0].insert(0, _sources(diagnostics["sources"]))
@@ -44,7 +44,7 @@ def figures(record: dict[str, Any]) -> list[list[Drawing]]:
         columns[1].append(_histogram("length", "Length", "label tokens", found["label_tokens"], logarithmic=True))
     if found["points"]:
         columns[2].insert(0, _score_length(found["points"], diagnostics["score_length_spearman"]))
-    return columns
+    return [column for column in columns if column]
 
 
 def _axis(axes: Axes, label: str) -> None:
