@@ -14,7 +14,7 @@ from gradsift.datastore.format import rotation_seed
 from gradsift.datastore.less import LessImport, import_less
 from gradsift.datastore.reader import Datastore
 from gradsift.datastore.report import ShardReport, VerifyReport
-from gradsift.datastore.rows import round_trip
+from gradsift.datastore.rows import encode_rows
 from gradsift.datastore.shard import Damage
 from gradsift.datastore.table import FLAG_NO_LABELS, FLAG_NONFINITE, FLAG_ZERO
 from gradsift.datastore.writer import DatastoreWriter
@@ -34,12 +34,12 @@ __all__ = [
     "append_stores",
     "check_comparable",
     "convert",
+    "encode_rows",
     "export_store",
     "import_less",
     "merge_stores",
     "remove_leftovers",
     "rotation_seed",
-    "round_trip",
     "spec_differences",
     "subset_store",
 ]

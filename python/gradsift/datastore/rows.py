@@ -161,12 +161,6 @@ def decode_rows(stored: StoredRows, dtype: str, *, seed: int = 0) -> np.ndarray:
     return widen(stored.numbers, dtype)
 
 
-def round_trip(rows: np.ndarray, dtype: str, ids: Sequence[object], *, seed: int = 0) -> np.ndarray:
-    """`rows` (n, P) as a store of `dtype` gives them back, float32; raises what `encode_rows` raises."""
-    stored, _ = encode_rows(rows, dtype, ids, seed=seed)
-    return decode_rows(stored, dtype, seed=seed)
-
-
 def _quantise(rows: np.ndarray, dtype: str, ids: Sequence[object], seed: int) -> tuple[StoredRows, np.ndarray]:
     with np.errstate(over="ignore", under="ignore"):
         single = rows.astype(np.float32, copy=False)

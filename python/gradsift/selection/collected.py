@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from gradsift.datastore import rotation_seed, round_trip
+from gradsift.datastore import FLAG_NO_LABELS, encode_rows, rotation_seed
 from gradsift.errors import SpecMismatchError
+from gradsift.ops.score_rows import BlockScores, RowScorer
 from gradsift.selection.choosing import conclude, make_wish
 from gradsift.selection.influence import Columns, checkpoint_weights, target_columns
 from gradsift.selection.output import Selection
-from gradsift.selection.scan import Pool, ScoreSample, scan
+from gradsift.selection.scan import Pool, ScoreSample, first_reason
 from gradsift.selection.selectors.queues import best_first
 from gradsift.selection.sources import (
     ArraySource,
@@ -70,7 +71,7 @@ class TargetColumns:
     subtasks : sequence of str, one a target row, optional
     reduce : {"less", "mean", "max", "cosine_to_mean"}
     dtype : str
-        Rows are rounded as a store of this dtype would hold them, and scored so: selections are then those of a store.
+        Rows are rounded and scored as those of a store of this dtype, which gives the same selection.
     """
 
     def __init__(
@@ -80,8 +81,12 @@ class TargetColumns:
         check_complete("targets", self.sources, advice="resume collecting")
         self.ids = [i for i in row_ids("targets", self.sources, allow_partial=False) if i is not None]
         self.columns = target_columns(self.sources, self.ids, subtasks, reduce)
+        self.n_columns = len(self.columns.names)
         self.reduce = reduce
         self.dtype = dtype
+        spec = _spec_of(self.source)
+        self._seed = 0 if spec is None else rotation_seed(spec, dtype)
+        self._scorer = RowScorer(self.columns.at, [1.0], [dtype], seeds=[self._seed])
 
     @property
     def source(self) -> RowSource:
@@ -89,18 +94,16 @@ class TargetColumns:
 
     def score(self, ids: Sequence[SampleId], sketches: Sketches) -> RowScores:
         """Scores of B collected rows."""
-        spec = _spec_of(self.source)
-        seed = 0 if spec is None else rotation_seed(spec, self.dtype)
-        rows = round_trip(sketches.rows, self.dtype, ids, seed=seed)
-        rounded = ArraySource(
-            "sketches",
-            Sketches(rows, sketches.grad_norm, sketches.gamma_norm, sketches.loss, sketches.tokens),
-            None,
-        )
-        check_pair("targets", self.source, "sketches", rounded)
-        pool = scan([rounded], len(rounded), self.columns, np.ones(1), reduce="max", keep_scores=True)
-        assert pool.scores is not None
-        return RowScores(pool.scores, pool.reason, pool.tokens)
+        rows = np.asarray(sketches.rows)
+        check_pair("targets", self.source, "sketches", ArraySource("sketches", rows, None))
+        stored, flags = encode_rows(rows, self.dtype, ids, seed=self._seed)
+        tokens = np.asarray(sketches.tokens, np.int64)
+        flags |= np.uint32(FLAG_NO_LABELS) * (tokens == 0)
+        scores, status = np.empty((len(rows), self.n_columns), np.float32), np.empty(len(rows), np.uint8)
+        self._scorer.score([stored.numbers], BlockScores(status=status, scores=scores), scales=[stored.scales])
+        reason = first_reason(flags | status)
+        scores[reason != 0] = np.nan
+        return RowScores(scores, reason, tokens)
 
 
 class ScoringSink:

@@ -140,13 +140,20 @@ def scan(
             if sample is not None:
                 scorer.score_sample(stretch, sample)
         reason = pool.reason[first:stop]
-        for code, (bit, _) in reversed(list(enumerate(EXCLUDED_BECAUSE, start=1))):
-            reason[(flags & bit) != 0] = code
+        reason[:] = first_reason(flags)
         if observer is not None and scores is not None:
             observer.see(first, scores, reason == 0)
         if progress is not None:
             progress(stop, n_rows)
     return pool
+
+
+def first_reason(flags: np.ndarray) -> np.ndarray:
+    """(n,) uint8: 1 + the place in EXCLUDED_BECAUSE of the first bit there is in `flags` (n,), 0 for none."""
+    reason = np.zeros(len(flags), np.uint8)
+    for code, (bit, _) in reversed(list(enumerate(EXCLUDED_BECAUSE, start=1))):
+        reason[(flags & bit) != 0] = code
+    return reason
 
 
 class _Scorer:
