@@ -12,9 +12,9 @@ from gradsift.visible import visible
     ("text", "want"),
     [
         ("plain\ttext\nof two lines", "plain\ttext\nof two lines"),
-        ("\x1b[31mred\x07\x00", "␛[31mred␇␀"),
-        ("a\r\nb\rc", "a\nb␍c"),
-        ("\x7f\x85\x9b", "␡⟨U+0085⟩⟨U+009B⟩"),
+        ("\x1b[31mred\x07\x00", "⟨U+001B⟩[31mred⟨U+0007⟩⟨U+0000⟩"),
+        ("a\r\nb\rc", "a\nb⟨U+000D⟩c"),
+        ("\x7f\x85\x9b", "⟨U+007F⟩⟨U+0085⟩⟨U+009B⟩"),
         ("evil\u202etxt.exe", "evil⟨U+202E⟩txt.exe"),
         ("half \ud83d", "half ⟨U+D83D⟩"),
         ("\U000e0041\ufeff\u200b", "⟨U+E0041⟩⟨U+FEFF⟩⟨U+200B⟩"),

@@ -14,16 +14,9 @@ _UNSEEN = re.compile(
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """`text` with its unseen characters named (``␛``, ``⟨U+202E⟩``), cut behind `limit` characters with a mark."""
+    """`text` with its unseen characters named (``⟨U+202E⟩``), cut behind `limit` characters with a mark."""
     shown = text if limit is None else text[:limit]
-    shown = _UNSEEN.sub(lambda m: _name(m[0]), shown.replace("\r\n", "\n"))
+    shown = _UNSEEN.sub(lambda m: f"⟨U+{ord(m[0]):04X}⟩", shown.replace("\r\n", "\n"))
     if limit is not None and len(text) > limit:
         shown += f" … [{len(text) - limit:,} more characters]"
     return shown
-
-
-def _name(character: str) -> str:
-    code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"

@@ -88,6 +88,12 @@ def test_it_asks_for_nothing_says_nothing_and_fits(browser: Any, report: Path, w
             ".map(t => t.textContent)"
         )
         assert clipped == []
+        broken = seen.page.evaluate(
+            "[...document.querySelectorAll('td, thead th')].filter(c => { const r = document.createRange(); "
+            "r.selectNodeContents(c); return /^[\\d.,%]+$/.test(c.textContent) && r.getClientRects().length > 1 })"
+            ".map(c => c.textContent)"
+        )
+        assert broken == []
         assert seen.requests == [report.as_uri()]
         assert seen.said == []
 

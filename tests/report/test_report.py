@@ -16,6 +16,7 @@ import pytest
 
 import gradsift as gs
 from gradsift.errors import DependencyMissingError
+from gradsift.report import render
 from gradsift.report.svg import Labels
 
 from .conftest import EVIL
@@ -173,7 +174,7 @@ def test_hostile_words_stand_as_text(evil_page: Page) -> None:
         EVIL[4],
         EVIL[7],
         EVIL[9],
-        "␀␇␛[31mred␡⟨U+009B⟩⟨U+D800⟩⟨U+FFFE⟩",
+        "⟨U+0000⟩⟨U+0007⟩⟨U+001B⟩[31mred⟨U+007F⟩⟨U+009B⟩⟨U+D800⟩⟨U+FFFE⟩",
         "⟨U+202E⟩gnp.exe",
     ):
         assert word in body
@@ -185,7 +186,7 @@ def test_hostile_words_stand_as_text(evil_page: Page) -> None:
 
 def test_hostile_words_stand_as_text_in_figures(evil_page: Page) -> None:
     words = [text for _, _, text in evil_page.all("text")]
-    for start in (*EVIL[:2], "$\\frac{$ $x^2$ {{ 7 * 7 }}", "␀␇␛[31mred"):
+    for start in (*EVIL[:2], "$\\frac{$ $x^2$ {{ 7 * 7 }}", "⟨U+0000⟩⟨U+0007⟩⟨U+001B⟩[31mred"):
         assert any(word.startswith(start) for word in words), start
     assert not any("@@" in word for word in words)
     assert max(map(len, words)) <= 44
@@ -272,6 +273,23 @@ def test_warnings_stand_on_top(tmp_path: Path) -> None:
     listed = [text for _, _, text in page.all("li") if text.startswith("Warning.")]
     assert len(listed) == len(result.diagnostics["warnings"]) > 0
     assert "could not be scored" in " ".join(listed)
+
+
+def test_shares_are_plain_numbers(tmp_path: Path) -> None:
+    for kind, said in (("the whole pool", "100% of the pool"), ("plain", "3.3% of the pool")):
+        gs.select(**odd_selection(kind)).report(tmp_path / "report.html")
+        assert said in " ".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).all("dl")[0][2].split())
+
+
+def test_what_stores_say_of_themselves_is_data_too(gaussian_result: gs.selection.Selection) -> None:
+    record = gaussian_result.to_dict()
+    evil = "<script>\x1b\u202e"
+    record["candidates"][0] |= {"store": evil, "data": {"digest": evil}, "checkpoint": {"name": evil}}
+    record["settings"]["options"] = {evil: evil}
+    page = Page(render(record, [], name="x"))
+    assert page.all("script") == []
+    assert "\x1b" not in page.text
+    assert page.text.count("&lt;script&gt;⟨U+001B⟩⟨U+202E⟩") >= 5
 
 
 def test_texts_are_those_of_messages_or_of_the_fields_there_are(tmp_path: Path) -> None:

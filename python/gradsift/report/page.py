@@ -82,6 +82,7 @@ def render(record: dict[str, Any], groups: Sequence[ExampleGroup], *, name: str)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["percent"] = lambda share: f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
     environment.filters["cut"] = lambda text, limit: visible(str(text), limit)
     here = files("gradsift.report")
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
