@@ -1,7 +1,7 @@
 """Compiles the Triton kernels ahead of time for cards that are not here, and says what each needs of its card.
 
-    python tests/triton/aot.py           # a table, and whether each kernel is within its budget
-    python tests/triton/aot.py --write   # the same, kept in tests/triton/budgets.json
+    python tests/triton/aot.py           # a table
+    python tests/triton/aot.py --write   # the same, kept in tests/triton/budgets.json and docs/triton.md
 
 Needs no GPU: Triton's wheel has ptxas.
 """
@@ -13,6 +13,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 BUDGETS = Path(__file__).with_name("budgets.json")
+PAGE = Path(__file__).parents[2] / "docs" / "triton.md"
 CARDS = {80: "A100", 90: "H100", 100: "B200"}
 # The most shared memory that one program can have, in bytes.
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -54,14 +56,14 @@ def jobs() -> Iterator[Job]:
     from gradsift.ops.project_linear.triton_config import configurations
 
     for card in CARDS:
-        for dtype in TYPES:
-            for config in configurations(dtype):
-                yield Job("sketch_tiles", card, dtype, config.block_out, config.block_in)
+        for dtype in ("float32", "bfloat16"):
+            for config, proj_dim, nonzeros in configurations(dtype):
+                yield Job("sketch_tiles", card, dtype, config.block_out, config.block_in, proj_dim, nonzeros)
+        yield Job("sketch_tiles", card, "float16")
         yield Job("add_slabs", card)
     for gamma in ("sgd", "less", "affine", "second_moment", "sign"):
         yield Job("sketch_tiles", 90, gamma=gamma)
-    yield Job("sketch_tiles", 90, proj_dim=256)
-    yield Job("sketch_tiles", 90, proj_dim=65536, nonzeros=4)
+    yield Job("sketch_tiles", 90, proj_dim=65536)
     yield Job("sketch_tiles", 90, norms=False)
 
 
@@ -86,10 +88,14 @@ def compile_job(job: Job) -> dict[str, Any]:
     }
 
 
-def compile_all(processes: int = 2) -> dict[str, dict[str, Any]]:
+def compile_all(processes: int) -> dict[str, dict[str, Any]]:
     todo = list(jobs())
     with ProcessPoolExecutor(processes) as pool:
-        return {job.name(): found for job, found in zip(todo, pool.map(compile_job, todo), strict=True)}
+        found = {}
+        for job, needs in zip(todo, pool.map(compile_job, todo), strict=True):
+            found[job.name()] = needs
+            print(f"{len(found)} of {len(todo)}: {job.name()}", file=sys.stderr, flush=True)
+        return found
 
 
 def _arguments(job: Job) -> tuple[Any, dict[str, str], dict[str, Any], dict[str, int]]:
@@ -102,7 +108,7 @@ def _arguments(job: Job) -> tuple[Any, dict[str, str], dict[str, Any], dict[str,
         signature |= {"slab_ptr": "*fp32", "out_ptr": "*fp32", "norm_slices_ptr": "*fp64", "norms_ptr": "*fp64"}
         constants = {"PROJ_DIM": job.proj_dim, "ACCUMULATE": True, "NORMS": True, "BLOCK": 256, "DEPTH": 16}
         return triton_kernel.add_slabs, signature, constants, {"num_warps": 4}
-    config = configuration(job.block_out, job.block_in, job.dtype)
+    config = configuration(job.block_out, job.block_in, job.dtype, job.proj_dim, job.nonzeros)
     operand = "*" + TYPES[job.dtype]
     signature = dict.fromkeys(triton_kernel.UNSPECIALISED, "i32")
     signature |= {"a_ptr": operand, "g_ptr": operand, "m_ptr": "*fp32", "v_ptr": "*fp32", "cu_ptr": "*i64"}
@@ -137,10 +143,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     found = compile_all(arguments.processes)
-    print("| kernel | registers | spilled bytes | shared bytes | tensor cores |\n| --- | ---: | ---: | ---: | --- |")
-    for name, needs in found.items():
-        cores = ", ".join(f"{count} {kind}" for kind, count in needs["tensor_core"].items()) or "none"
-        print(f"| {name} | {needs['registers']} | {needs['spill_bytes']} | {needs['shared_bytes']} | {cores} |")
+    print(table(found))
     if arguments.json:
         arguments.json.write_text(json.dumps(found), encoding="utf-8")
     if arguments.write:
@@ -148,6 +151,23 @@ def main() -> None:
 
         record = {"triton": triton.__version__, "kernels": found}
         BUDGETS.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(page.replace(between_marks(page), f"\n{table(found)}\n"), encoding="utf-8")
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| kernel | registers | spilled bytes | shared bytes | tensor cores |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for name, needs in found.items():
+        cores = ", ".join(f"{count} {kind}" for kind, count in needs["tensor_core"].items()) or "none"
+        lines.append(f"| {name} | {needs['registers']} | {needs['spill_bytes']} | {needs['shared_bytes']} | {cores} |")
+    return "\n".join(lines)
+
+
+def between_marks(page: str) -> str:
+    return page.split("<!-- aot -->")[1].split("<!-- end -->")[0]
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ BUGS = {
     ),
     "tokens are read beyond the last": ("here = (t0 + time < tokens)[:, None]", "here = (t0 + time >= 0)[:, None]"),
     "moments are read beyond their rows": ("inside = (row0 + r < d_out)[:, None]", "inside = (row0 + r >= 0)[:, None]"),
-    "a slab is written beyond its end": ("index = (group + row * 128)", "index = (group + 128 + row * 128)"),
-    "the wrong key draws the masks": ("MASK_KEY ^ twist", "twist"),
+    "a slab is written beyond its end": ("slab + ((group + row * 128)", "slab + ((group + 128 + row * 128)"),
+    "the wrong key draws the masks": ("key_hi ^ MASK_KEY", "key_hi"),
     "signs are those of the next row": ("_philox(i, J, id_lo", "_philox(i + 1, J, id_lo"),
     "a slab is not started anew": ("(fresh == 0)", "(fresh < 2)"),
 }

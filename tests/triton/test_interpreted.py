@@ -20,7 +20,7 @@ def run_interpreted(*arguments):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("GRADSIFT_BACKEND", None)
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=900, check=False
     )
 
 

@@ -18,6 +18,8 @@ from gradsift.specs import GAMMA_KINDS, Gamma, ProjectionSpec
 # Slabs of one launch; a larger batch takes several.
 WORKSPACE_BYTES = 1 << 28
 _VECTOR_BYTES = 16
+# Within a tile the kernel reckons in 32 bits: 64 rows of fewer elements than this.
+_LONGEST_ROW = 1 << 24
 
 
 def project_linear(
@@ -48,13 +50,16 @@ def project_linear(
             if output is not None and not accumulate:
                 output.zero_()
         return
+    for name, columns in (("activations", d_in), ("output_grads", d_out)):
+        if columns >= _LONGEST_ROW:
+            raise ValueError(f'{name}: expected fewer than 2**24 columns on backend "triton", got {columns}')
     packed = cu_seqlens is not None
     if packed:
         offsets = torch.from_numpy(np.ascontiguousarray(cu_seqlens, dtype=np.int64)).to(a.device, non_blocking=True)
     else:
         offsets = a
     m, v = (_tensor(moment).contiguous() for moment in moments) if moments else (a, a)
-    config = configuration(d_out, d_in, dtype_name(a))
+    config = configuration(d_out, d_in, dtype_name(a), spec.proj_dim, spec.nonzeros)
     slices, each = slice_count(d_out, d_in, spec.proj_dim, config)
     slab = slices * slab_floats(spec.proj_dim, config)
     together = max(1, min(batch, WORKSPACE_BYTES // (4 * slab)))
@@ -131,7 +136,8 @@ def _rows(array: Array) -> Tensor:
     if not is_tensor(array) and (min(array.strides) < 0 or not array.flags.aligned or not array.flags.writeable):
         array = np.array(array)
     tensor = _tensor(array)
-    return tensor if tensor.shape[-1] <= 1 or tensor.stride(-1) == 1 else tensor.contiguous()
+    fits = tensor.shape[-1] <= 1 or tensor.stride(-1) == 1
+    return tensor if fits and tensor.stride(-2) < _LONGEST_ROW else tensor.contiguous()
 
 
 def _vector(tensor: Tensor, columns: int) -> int:

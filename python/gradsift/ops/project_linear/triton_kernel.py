@@ -1,6 +1,6 @@
 """The Triton kernels of `project_linear`: `sketch_tiles` forms, maps and scatters; `add_slabs` sums what it leaves.
 
-How the work is cut, and what was tried and dropped: docs/gpu.md.
+How the work is cut, and what was tried and dropped: docs/triton.md.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -59,38 +59,51 @@ def _sum_squares(x):
 
 
 @triton.jit
-def _scatter(x, slab, i, r, column, J, fresh, id_lo, id_hi, seed_lo, seed_hi,
+def _sign_bits(i, J, id_lo, id_hi, key_lo, key_hi, column, WIDTH: tl.constexpr):
+    """Bit 31 of entry (i, 128·J + column) is set where its sign is −1; `column` is WIDTH of 0 … 127, in order."""
+    w0, w1, w2, w3 = _philox(i, J, id_lo, id_hi, key_lo, key_hi)
+    if WIDTH >= 64:
+        # A word for each quarter of the columns, not four a row in every thread that holds some of the row.
+        words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (i.shape[0], 4, 1))
+        word = tl.reshape(tl.broadcast_to(words, (i.shape[0], 4, WIDTH // 4)), (i.shape[0], WIDTH))
+    else:
+        word = w0[:, None]
+    return (word << (31 - (column & 31))[None, :].to(tl.uint32)) & 0x80000000
+
+
+@triton.jit
+def _scatter(x, slab, row0, r, column, J, fresh, id_lo, id_hi, seed_lo, seed_hi,
              PROJ_DIM: tl.constexpr, NONZEROS: tl.constexpr, FIRST: tl.constexpr):  # fmt: skip
-    """Adds the values x (rows i of the weight, r of the tile; columns 128·J + column) to the slab, signed."""
+    """Adds the values x (rows row0 + r of the weight, columns 128·J + column) to the slab, signed."""
     CHUNK: tl.constexpr = min(PROJ_DIM, 8192)
     CR: tl.constexpr = CHUNK // 128
     LOG_CR: tl.constexpr = 1 if CR == 2 else 2 if CR == 4 else 3 if CR == 8 else 4 if CR == 16 else 5 if CR == 32 else 6
     bits = x.to(tl.uint32, bitcast=True)
-    # Rows of different chunks may meet at one index, those of one chunk never: each chunk of a tile has a slab.
-    group = (r // CR) * PROJ_DIM
+    i = (row0 + r).to(tl.uint32)
     for repeat in tl.static_range(NONZEROS):
-        twist: tl.constexpr = (0x9E3779B9 * repeat) & 0xFFFFFFFF
-        w0, w1, w2, w3 = _philox(i, J, id_lo, id_hi, seed_lo, seed_hi ^ twist)
-        mask, _1, _2, _3 = _philox(i // CR, J, id_lo, id_hi, seed_lo, seed_hi ^ (MASK_KEY ^ twist))
-        low = column < 64
-        even = (column & 32) == 0
-        word = tl.where(
-            low[None, :],
-            tl.where(even[None, :], w0[:, None], w1[:, None]),
-            tl.where(even[None, :], w2[:, None], w3[:, None]),
-        )
-        sign = (word << (31 - (column & 31))[None, :].to(tl.uint32)) & 0x80000000
+        key_hi = seed_hi ^ ((GOLDEN * repeat) & 0xFFFFFFFF)
+        sign = _sign_bits(i, J, id_lo, id_hi, seed_lo, key_hi, column, x.shape[1])
         signed = (bits ^ sign).to(tl.float32, bitcast=True)
+        # Rows of different chunks may meet at one index, those of one chunk never: each chunk of a tile has a slab.
+        if x.shape[0] <= CR:
+            chunk = (row0 // CR).to(tl.uint32)
+            within = row0 % CR + r
+            group = r * 0
+        else:
+            chunk = i // CR
+            within = r % CR
+            group = (r // CR) * PROJ_DIM
+        mask, _1, _2, _3 = _philox(chunk, J, id_lo, id_hi, seed_lo, key_hi ^ MASK_KEY)
         mask = mask.to(tl.int32, bitcast=True)
-        row = (i.to(tl.int32, bitcast=True) & (CR - 1)) ^ ((mask >> 7) & (CR - 1))
+        row = within ^ ((mask >> 7) & (CR - 1))
         if PROJ_DIM > 8192:
             row += ((mask >> (7 + LOG_CR)) & (PROJ_DIM // 8192 - 1)) * CR
-        index = (group + row * 128)[:, None] + (column[None, :] ^ (mask & 127)[:, None])
+        to = slab + ((group + row * 128)[:, None] + (column[None, :] ^ (mask + r * 0 & 127)[:, None]))
         if FIRST and repeat == 0:
-            before = tl.load(slab + index, mask=(column >= 0)[None, :] & (fresh == 0), other=0.0)
+            before = tl.load(to, mask=(column >= 0)[None, :] & (fresh == 0), other=0.0)
         else:
-            before = tl.load(slab + index)
-        tl.store(slab + index, before + signed)
+            before = tl.load(to)
+        tl.store(to, before + signed)
         # The next tile and the next repeat reach the same indices from other threads.
         tl.debug_barrier()
 
@@ -99,7 +112,7 @@ def _scatter(x, slab, i, r, column, J, fresh, id_lo, id_hi, seed_lo, seed_hi,
 def _finish(acc, slab, m_ptr, v_ptr, row0, J, column, d_out, d_in, fresh, id_lo, id_hi, seed_lo, seed_hi,
             first_m, first_g, second_v, second_g, inner_eps, eps, PROJ_DIM: tl.constexpr, NONZEROS: tl.constexpr,
             GAMMA: tl.constexpr, NORMS: tl.constexpr, FIRST: tl.constexpr):  # fmt: skip
-    """Γ, the norms and the scatter of a finished tile; (‖g‖², ‖Γ‖²) of it."""
+    """Γ, the norms and the scatter of a finished tile or half of one; returns its part of (‖g‖², ‖Γ‖²)."""
     r = tl.arange(0, acc.shape[0])
     # In this order, so that what one step holds in registers is gone before the next one loads.
     g2 = tl.full((), 0.0, tl.float64)
@@ -118,8 +131,7 @@ def _finish(acc, slab, m_ptr, v_ptr, row0, J, column, d_out, d_in, fresh, id_lo,
     x2 = g2
     if NORMS and GAMMA != SGD:
         x2 = _sum_squares(x)
-    i = (row0 + r).to(tl.uint32)
-    _scatter(x, slab, i, r, column, J, fresh, id_lo, id_hi, seed_lo, seed_hi, PROJ_DIM, NONZEROS, FIRST)
+    _scatter(x, slab, row0, r, column, J, fresh, id_lo, id_hi, seed_lo, seed_hi, PROJ_DIM, NONZEROS, FIRST)
     return g2, x2
 
 
@@ -209,7 +221,7 @@ def sketch_tiles(
             g2 += g2_part
             x2 += x2_part
         else:
-            # Half of the columns at a time, every other eight of them: how accumulators lie, this moves nothing.
+            # Half of the columns at a time, every other eight of them: as accumulators lie, this moves nothing.
             quarters = tl.permute(tl.reshape(acc, (BLOCK_OUT, BLOCK_IN // 16, 2, 8)), (0, 1, 3, 2))
             left, right = tl.split(quarters)
             half = tl.arange(0, BLOCK_IN // 2)
@@ -229,9 +241,9 @@ def sketch_tiles(
             g2 += g2_part
             x2 += x2_part
     if NORMS:
-        at = norm_ptr + (b * tl.num_programs(1) + s) * 2
-        tl.store(at, g2)
-        tl.store(at + 1, x2)
+        to = norm_ptr + (b * tl.num_programs(1) + s) * 2
+        tl.store(to, g2)
+        tl.store(to + 1, x2)
 
 
 @triton.jit(do_not_specialize=("slabs", "slices", "out_row", "norms_row"))
