@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,8 +15,8 @@ import pytest
 
 from gradsift.cli import main
 from gradsift.errors import ConfigError, DataError
-from gradsift.pipeline import Run, parse_config
-from gradsift.pipeline.finished import FinishedSelection, run_config
+from gradsift.pipeline import LineReporter, Run, parse_config
+from gradsift.pipeline.finished import FinishedSelection, run_config, write_reports
 from gradsift.pipeline.select import select_samples
 
 
@@ -140,6 +141,22 @@ def test_report_writes_the_page_beside_the_selection(
     assert page.count("<article>") == 12
     assert page.count("closest target example") == 12
     assert "Its text was not at hand" not in page
+
+
+def test_a_run_without_the_extra_says_why_there_is_no_report(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "moved"
+    shutil.copytree(run_dir, root)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jinja2" else find(name))
+    said: list[str] = []
+    assert write_reports(Run.open(run_config(root), LineReporter(said.append))) == []
+    assert said == [
+        'no report.html: report: expected jinja2 to be installed, got nothing; pip install "gradsift[report]"'
+    ]
+    assert main(["report", "--run-dir", str(root)]) == 1
+    assert not (root / "selection" / "selected" / "report.html").exists()
 
 
 def test_without_kept_rows_there_is_a_report_and_no_explanation(run_dir: Path, tmp_path: Path) -> None:

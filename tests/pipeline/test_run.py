@@ -80,6 +80,9 @@ def test_the_whole_job_leaves_what_its_readme_promises(record: dict[str, Any]) -
     assert all(a["influence"] >= b["influence"] for a, b in itertools.pairwise(selected))
     for name in ("results.md", "results.json", "README.md", "config.json", "data/pool.json", "evaluate/base.json"):
         assert (run_dir / name).is_file(), name
+    page = run_dir / "selection" / "selected" / "report.html"
+    assert f"report: {page}" in listener.lines
+    assert "7 of 36 samples for <bdi>digits</bdi>" in page.read_text(encoding="utf-8")
     pools = {title: n for title, n in listener.advanced.items() if title.endswith("pool")}
     assert len(pools) == 2
     assert set(pools.values()) == {36}
