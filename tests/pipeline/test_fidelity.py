@@ -58,6 +58,8 @@ def test_where_the_first_order_is_all_the_right_gamma_is_perfect_and_wrong_ones_
     assert found["first_order"]["pearson"] == pytest.approx(1.0)
     assert found["first_order"]["measured_over_predicted"] == pytest.approx(1.0)
     assert found["scores"]["exact"]["cosine"]["adam"]["rho"] > 0.9
+    assert found["projection"]["adam"]["cosine"] == pytest.approx(1.0)
+    assert found["projection"]["adam"]["cosine_error_sd"] == 0.0
     for wrong in ("sgd", "wrong"):
         assert inner[wrong]["rho"] < 0.8
         assert inner[wrong]["difference_interval"][1] < 0.0, "lower beyond what the draw of samples explains"
@@ -104,6 +106,8 @@ def test_short_steps_on_a_model_are_ordered_by_the_exact_step_and_less_so_by_oth
     assert target["first_order"]["measured_over_predicted"] == pytest.approx(1.0, abs=0.05)
     assert target["scores"]["exact"]["inner"]["sgd"]["rho"] < target["scores"]["exact"]["inner"]["adam"]["rho"]
     assert target["identity"] == 0.0
+    cost = target["projection"]["adam"]
+    assert 0.0 < cost["cosine_error_sd"] < 2 / np.sqrt(1024), "about one over the root of proj_dim"
     assert 0.0 < target["rounding"] < target["decrease"]["sd"]
 
 

@@ -82,7 +82,11 @@ def _of_subtask(
         "scores": scores,
         "others": {name: compared[name] for name in others},
         "projection": {
-            kind: {m: spearman(column(kind, "exact", m), column(kind, "sketched", m)) for m in MEASURES}
+            kind: {
+                **{m: spearman(column(kind, "exact", m), column(kind, "sketched", m)) for m in MEASURES},
+                "cosine_sd": float(column(kind, "exact", "cosine").std()),
+                "cosine_error_sd": float((column(kind, "sketched", "cosine") - column(kind, "exact", "cosine")).std()),
+            }
             for kind in kinds
         },
     }
@@ -106,7 +110,18 @@ def markdown(record: Mapping[str, Any]) -> str:
         "with the decrease of the target loss, and its 95% bootstrap interval over samples.",
     ]
     for subtask, found in record["subtasks"].items():
-        lines += ["", f"## {subtask}", "", *_notes(found), "", *_scores_table(found), "", *_others_table(record, found)]
+        lines += [
+            "",
+            f"## {subtask}",
+            "",
+            *_notes(found),
+            "",
+            *_scores_table(found),
+            "",
+            *_projection_table(found),
+            "",
+            *_others_table(record, found),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -125,15 +140,25 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
 def _scores_table(found: Mapping[str, Any]) -> list[str]:
     columns = [(space, measure) for space in SPACES for measure in MEASURES]
     lines = [
-        f"| Γ | {' | '.join(f'{measure}, {space}' for space, measure in columns)} | sketched less adam's, cosine | "
-        "sketched with exact, cosine | inner |",
-        f"|{' --- |' * (len(columns) + 4)}",
+        f"| Γ | {' | '.join(f'{measure}, {space}' for space, measure in columns)} | sketched cosine less adam's |",
+        f"|{' --- |' * (len(columns) + 2)}",
     ]
-    for kind, sketch in found["projection"].items():
+    for kind in found["projection"]:
         cells = [_cell(found["scores"][space][measure][kind]) for space, measure in columns]
-        entry = found["scores"]["sketched"]["cosine"][kind]
-        cells.append(_difference(entry))
-        cells += [_plain(sketch[measure], 2) for measure in MEASURES]
+        cells.append(_difference(found["scores"]["sketched"]["cosine"][kind]))
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return lines
+
+
+def _projection_table(found: Mapping[str, Any]) -> list[str]:
+    """What the projection costs: the two scores' own rank correlation, and its error beside what it has to resolve."""
+    lines = [
+        "| Γ | sketched with exact, cosine | inner | sd of exact cosines | sd of the sketch's error |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for kind, cost in found["projection"].items():
+        cells = [_plain(cost[measure], 2) for measure in MEASURES]
+        cells += [_plain(cost[key], 4) for key in ("cosine_sd", "cosine_error_sd")]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     return lines
 
