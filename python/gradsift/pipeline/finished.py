@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,13 +148,10 @@ class FinishedSelection:
             near["selected_rank"] = self.selected_rank(near["id"])
         return record
 
-    def why(self, positions: Sequence[int], *, closest: int = 3) -> list[Explanation]:
-        return why(self.problem, positions, closest=closest)
-
     def write_why(self) -> Path:
         """``why.jsonl`` beside ``selected.jsonl``."""
         path = self.directory / "why.jsonl"
-        write_why(path, self.why(self.record["positions"]))
+        write_why(path, why(self.problem, self.record["positions"]))
         return path
 
     def write_report(self) -> Path:

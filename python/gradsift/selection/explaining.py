@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -157,7 +157,7 @@ def explain(
         observer=watch,
         progress=progress,
     )
-    reason = int(pool.reason[position])
+    reason, scorer = int(pool.reason[position]), _Scorer(problem)
     return Explanation(
         id=sample,
         position=position,
@@ -166,7 +166,7 @@ def explain(
         rank=None if reason else watch.rank(),
         ranked=int((pool.reason == 0).sum()),
         neighbours=[Near(_id(problem, i), None, s) for i, s in watch.neighbours()],
-        **_Scorer(problem).fields(rows, closest)[0],
+        **scorer.fields(*(array[0] for array in scorer.score(rows, closest))),
     )
 
 
@@ -193,39 +193,37 @@ def position_of(sample: SampleId, ids: Sequence[SampleId | None]) -> int:
     raise DataError(f"id: expected one of the {len(known)} candidates, got {sample!r}{hint}")
 
 
-def why(problem: Problem, positions: Sequence[int], *, closest: int = 3) -> list[Explanation]:
+def why(problem: Problem, positions: Sequence[int], *, closest: int = 3) -> Iterator[Explanation]:
     """Explanations of the rows at `positions`, in their order, without rank and neighbours.
 
-    Every checkpoint's rows are read once, in order of the rows, some 8 MiB at a time; what is returned takes
-    ``8·C·S + 100·closest`` bytes a row.
+    Every checkpoint's rows are read once, in order of the rows, some 8 MiB at a time, before the first is given out;
+    what is kept of each row until then takes ``4·C·S + 8·closest`` bytes.
     """
     asked = np.asarray(positions, np.int64)
     order = np.argsort(asked, kind="stable")
     scorer = _Scorer(problem)
-    found: list[Explanation | None] = [None] * len(asked)
-    done = 0
-    for rows in _rows_at(problem, asked[order]):
-        for fields in scorer.fields(rows, closest):
-            place = int(order[done])
-            at = int(asked[place])
-            found[place] = Explanation(
-                id=_id(problem, at),
-                position=at,
-                influence=_reduced(fields["by_subtask"][None], problem.reduce)[0],
-                excluded=None,
-                rank=None,
-                ranked=None,
-                neighbours=[],
-                **fields,
-            )
-            done += 1
-    return [explanation for explanation in found if explanation is not None]
+    parts = [scorer.score(rows, closest) for rows in _rows_at(problem, asked[order])]
+    if not parts:
+        return
+    scores, nearest, similarity = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    for at, row in zip(asked.tolist(), np.argsort(order, kind="stable").tolist(), strict=True):
+        fields = scorer.fields(scores[row], nearest[row], similarity[row])
+        yield Explanation(
+            id=_id(problem, at),
+            position=at,
+            influence=float(_reduced(fields["by_subtask"][None], problem.reduce)[0]),
+            excluded=None,
+            rank=None,
+            ranked=None,
+            neighbours=[],
+            **fields,
+        )
 
 
-def write_why(path: str | os.PathLike[str], explanations: Sequence[Explanation], *, first_rank: int = 1) -> None:
-    """One JSON line an explanation, whole or not at all; ``rank`` counts on from `first_rank`."""
+def write_why(path: str | os.PathLike[str], explanations: Iterable[Explanation]) -> None:
+    """One JSON line an explanation, best first, with its ``rank``; whole or not at all."""
     with atomic_text(path) as file:
-        for rank, explanation in enumerate(explanations, start=first_rank):
+        for rank, explanation in enumerate(explanations, start=1):
             record = explanation.to_dict() | {"rank": rank}
             del record["excluded"], record["ranked"], record["neighbours"]
             file.write(json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n")
@@ -281,36 +279,39 @@ class _Scorer:
     """Scores rows of all checkpoints against every column and every target example."""
 
     def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        self._columns = problem.columns
+        self._columns, self._weights, self._checkpoints = problem.columns, problem.weights, problem.checkpoints
         self._examples = target_columns(problem.targets, problem.target_ids, problem.subtasks, "max")
+        self._names = list(problem.columns.sizes)
+        self._members = [np.flatnonzero([of == name for of in problem.columns.subtask]) for name in self._names]
 
-    def fields(self, rows: np.ndarray, closest: int) -> list[dict[str, Any]]:
-        """Of rows (C, n, P): what `Explanation` keeps of each."""
-        weights = self._problem.weights
-        scores = np.stack([score_rows(r, c) for r, c in zip(rows, self._columns.at, strict=True)]).astype(np.float64)
-        near = np.stack([score_rows(r, c) for r, c in zip(rows, self._examples.at, strict=True)]).astype(np.float64)
-        total, beside = np.tensordot(weights, scores, axes=1), np.tensordot(weights, near, axes=1)
-        names = list(self._columns.sizes)
+    def score(self, rows: np.ndarray, closest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of rows (C, n, P): scores (n, C, S) by subtask, and the `closest` examples with their similarity (n, …)."""
+        scores = np.stack([score_rows(r, c) for r, c in zip(rows, self._columns.at, strict=True)], axis=1)
+        near = np.stack([score_rows(r, c) for r, c in zip(rows, self._examples.at, strict=True)], axis=1)
+        total, beside = np.einsum("c,ncs->ns", self._weights, scores), np.einsum("c,ncm->nm", self._weights, near)
         # the column that stands for each subtask: its own, or with reduce="max" its best target's
-        members = [[j for j, of in enumerate(self._columns.subtask) if of == name] for name in names]
-        found = []
-        for i in range(rows.shape[1]):
-            stands = [max(mine, key=lambda j: (total[i, j], -j)) for mine in members]
-            order = np.lexsort((np.arange(beside.shape[1]), -beside[i]))[:closest]
-            found.append(
-                {
-                    "subtasks": names,
-                    "by_subtask": total[i, stands],
-                    "checkpoints": self._problem.checkpoints,
-                    "weights": weights,
-                    "scores": scores[:, i, stands],
-                    "closest_targets": [
-                        Near(self._examples.names[j], self._examples.subtask[j], float(beside[i, j])) for j in order
-                    ],
-                }
-            )
-        return found
+        stands = np.stack([mine[total[:, mine].argmax(axis=1)] for mine in self._members], axis=1)
+        nearest = np.argsort(-beside, axis=1, kind="stable")[:, :closest]
+        return (
+            np.take_along_axis(scores, stands[:, None, :], axis=2),
+            nearest.astype(np.int32),
+            np.take_along_axis(beside, nearest, axis=1).astype(np.float32),
+        )
+
+    def fields(self, scores: np.ndarray, nearest: np.ndarray, similarity: np.ndarray) -> dict[str, Any]:
+        """What `Explanation` keeps of one row's (C, S) scores and its nearest examples."""
+        examples = self._examples
+        return {
+            "subtasks": self._names,
+            "by_subtask": self._weights @ scores.astype(np.float64),
+            "checkpoints": self._checkpoints,
+            "weights": self._weights,
+            "scores": scores.astype(np.float64),
+            "closest_targets": [
+                Near(examples.names[j], examples.subtask[j], value)
+                for j, value in zip(nearest.tolist(), similarity.tolist(), strict=True)
+            ],
+        }
 
 
 def _rows_at(problem: Problem, positions: np.ndarray) -> Iterator[np.ndarray]:

@@ -108,7 +108,7 @@ class Selection:
         """
         if self.problem is None:
             raise ValueError("why: expected a selection from rows that can be read again, got one of scores alone")
-        return why(self.problem, self.positions.tolist(), closest=closest)
+        return list(why(self.problem, self.positions.tolist(), closest=closest))
 
     def report(
         self,
