@@ -70,7 +70,7 @@ function(gradsift_add_cuda source)
     file(GLOB headers CONFIGURE_DEPENDS csrc/cuda/*.h csrc/common/*.h ${folder}/*.h)
     add_custom_command(
         OUTPUT ${fatbin}
-        COMMAND ${GRADSIFT_NVCC} -std=c++20 -O3 --fmad=false -I${CMAKE_CURRENT_SOURCE_DIR}/csrc
+        COMMAND ${GRADSIFT_NVCC} -std=c++20 -O3 --fmad=false --compress-mode=size -I${CMAKE_CURRENT_SOURCE_DIR}/csrc
                 ${GRADSIFT_CUDA_GENCODE} -fatbin ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${fatbin}
         DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${source} ${headers}
         COMMENT "nvcc ${source}"

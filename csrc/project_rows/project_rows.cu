@@ -16,57 +16,78 @@ constexpr uint32_t kElsewhere = 0xFFFFFFFFu;
 constexpr int kLine = 128;
 constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
 
+// Four neighbouring entries as they lie in memory, and as numbers. They are read as they lie, all of a step at once,
+// and unpacked only when they are used: what is unpacked where it is read waits for memory there.
 struct Float32 {
     using Type = float;
-    static __device__ __forceinline__ void load4(const float* at, float (&x)[4]) {
-        const uint4 raw = load_stream16(at);
+    using Raw = uint4;
+    static __device__ __forceinline__ Raw load4(const float* at) { return load_stream16(at); }
+    static __device__ __forceinline__ void unpack(const Raw& raw, float (&x)[4]) {
         x[0] = __uint_as_float(raw.x);
         x[1] = __uint_as_float(raw.y);
         x[2] = __uint_as_float(raw.z);
         x[3] = __uint_as_float(raw.w);
     }
-    static __device__ __forceinline__ float load(const float* at) { return *at; }
+    static __device__ __forceinline__ float unpack(float x) { return x; }
 };
 
 struct Bfloat16 {
     using Type = uint16_t;
-    static __device__ __forceinline__ void load4(const uint16_t* at, float (&x)[4]) {
-        const uint2 raw = load_stream8(at);
+    using Raw = uint2;
+    static __device__ __forceinline__ Raw load4(const uint16_t* at) { return load_stream8(at); }
+    static __device__ __forceinline__ void unpack(const Raw& raw, float (&x)[4]) {
         x[0] = __uint_as_float(raw.x << 16);
         x[1] = __uint_as_float(raw.x & 0xFFFF0000u);
         x[2] = __uint_as_float(raw.y << 16);
         x[3] = __uint_as_float(raw.y & 0xFFFF0000u);
     }
-    static __device__ __forceinline__ float load(const uint16_t* at) { return bf16_to_float(*at); }
+    static __device__ __forceinline__ float unpack(uint16_t x) { return bf16_to_float(x); }
 };
 
 struct Float16 {
     using Type = uint16_t;
-    static __device__ __forceinline__ void load4(const uint16_t* at, float (&x)[4]) {
-        const uint2 raw = load_stream8(at);
+    using Raw = uint2;
+    static __device__ __forceinline__ Raw load4(const uint16_t* at) { return load_stream8(at); }
+    static __device__ __forceinline__ void unpack(const Raw& raw, float (&x)[4]) {
         x[0] = half_to_float(static_cast<uint16_t>(raw.x));
         x[1] = half_to_float(static_cast<uint16_t>(raw.x >> 16));
         x[2] = half_to_float(static_cast<uint16_t>(raw.y));
         x[3] = half_to_float(static_cast<uint16_t>(raw.y >> 16));
     }
-    static __device__ __forceinline__ float load(const uint16_t* at) { return half_to_float(*at); }
+    static __device__ __forceinline__ float unpack(uint16_t x) { return half_to_float(x); }
 };
 
 /// Γ reads no moments.
 struct None {
     using Type = char;
+    struct Raw {};
 };
 
-/// Four entries, of which `left` exist; zeros for the others.
-template <class Element>
-__device__ __forceinline__ void load_entries(const typename Element::Type* at, int left, bool aligned, float (&x)[4]) {
-    if (aligned && left >= 4) {
-        Element::load4(at, x);
-        return;
+/// Four entries, of which `left` exist; zeros for the others. Aligned ones begin at multiples of four entries, in
+/// memory and in the row, so that all of them exist or none.
+template <class Element, bool kAligned>
+struct Four {
+    typename Element::Raw raw;
+
+    __device__ __forceinline__ void load(const typename Element::Type* at, int left) {
+        raw = left > 0 ? Element::load4(at) : typename Element::Raw{};
     }
+    __device__ __forceinline__ void unpack(float (&x)[4]) const { Element::unpack(raw, x); }
+};
+
+template <class Element>
+struct Four<Element, false> {
+    typename Element::Type raw[4];
+
+    __device__ __forceinline__ void load(const typename Element::Type* at, int left) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) x[j] = j < left ? Element::load(at + j) : 0.0f;
-}
+        for (int j = 0; j < 4; ++j) raw[j] = j < left ? at[j] : typename Element::Type{};
+    }
+    __device__ __forceinline__ void unpack(float (&x)[4]) const {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) x[j] = Element::unpack(raw[j]);
+    }
+};
 
 /// What a block knows of a run before it reads it.
 struct Run {
@@ -76,9 +97,9 @@ struct Run {
     uint32_t block;   // columns 128 · block …
 };
 
-__device__ __forceinline__ float map_entry(const ProjectRowsArgs& args, float g, float m, float v) {
-    if (args.map == RowsMap::kIdentity) return g;
-    if (args.map == RowsMap::kSign) return g > 0.0f ? 1.0f : g < 0.0f ? -1.0f : g;
+__device__ __forceinline__ float sign_of(float g) { return g > 0.0f ? 1.0f : g < 0.0f ? -1.0f : g; }
+
+__device__ __forceinline__ float map_with_moments(const ProjectRowsArgs& args, float g, float m, float v) {
     float power = args.second_v * v;
     if (args.second_g != 0.0f) power = fmaf(args.second_g * g, g, power);
     const float root = __fsqrt_rn(power + args.inner_eps) + args.eps;
@@ -137,8 +158,10 @@ __device__ __forceinline__ void draw_runs(const ProjectRowsArgs& args, int64_t f
 }
 
 /// Reads kAhead runs of kSamples samples at once, then maps, signs and adds them one by one.
-template <class Grad, class Moment, int kSamples, int kAhead>
+template <class Grad, class Moment, bool kAligned, int kSamples, int kAhead>
 struct Stream {
+    static constexpr bool kMoments = !__is_same(Moment, None);
+
     const ProjectRowsArgs& args;
     const typename Grad::Type* grads;  // of the first sample
     int samples;
@@ -148,72 +171,83 @@ struct Stream {
 
     __device__ __forceinline__ void add(const Run (&runs)[kAhead], const uint32_t (&signs)[kAhead], int count,
                                         bool counts_norms) {
-        constexpr bool kMoments = !__is_same(Moment, None);
-        float g[kAhead][kSamples][4], m[kAhead][4], v[kAhead][4];
+        Four<Grad, kAligned> grad[kAhead][kSamples];
+        Four<Moment, kAligned> first[kAhead], second[kAhead];
+        const auto* const firsts = static_cast<const typename Moment::Type*>(args.first);
+        const auto* const seconds = static_cast<const typename Moment::Type*>(args.second);
 #pragma unroll
         for (int a = 0; a < kAhead; ++a) {
-            if (a >= count) break;
             const int64_t column = int64_t{runs[a].block} * kLine + 4 * lane;
             const int64_t rest = args.cols - column;
-            const int left = rest < 4 ? static_cast<int>(rest) : 4;
+            const int left = a >= count ? 0 : rest < 4 ? static_cast<int>(rest) : 4;
             const auto* const from = grads + runs[a].row_at * args.row_stride + column;
 #pragma unroll
             for (int s = 0; s < kSamples; ++s) {
-                if (s < samples) load_entries<Grad>(from + s * args.sample_stride, left, args.aligned_grads, g[a][s]);
+                grad[a][s].load(from + s * args.sample_stride, s < samples ? left : 0);
             }
+            const int64_t at = runs[a].row * args.cols + column;
             if constexpr (kMoments) {
-                const int64_t at = runs[a].row * args.cols + column;
-                using Type = typename Moment::Type;
-                load_entries<Moment>(static_cast<const Type*>(args.second) + at, left, args.aligned_moments, v[a]);
-                if (args.reads_first) {
-                    load_entries<Moment>(static_cast<const Type*>(args.first) + at, left, args.aligned_moments, m[a]);
-                }
+                second[a].load(seconds + at, left);
+                first[a].load(firsts + at, args.reads_first ? left : 0);
             }
         }
 #pragma unroll
         for (int a = 0; a < kAhead; ++a) {
             if (a >= count) break;
-            const uint32_t mask = runs[a].place % kLine;
-            float* const line = sketches + (runs[a].place - mask) + ((4 * lane) ^ (mask & ~3u));
-#pragma unroll
-            for (int s = 0; s < kSamples; ++s) {
-                if (s >= samples) break;
-                float (&x)[4] = g[a][s];
-                if (counts_norms) norms[s][0] += square_sum(x);
-                if constexpr (kMoments) {
-#pragma unroll
-                    for (int j = 0; j < 4; ++j)
-                        x[j] = map_entry(args, x[j], args.reads_first ? m[a][j] : 0.0f, v[a][j]);
-                } else {
-#pragma unroll
-                    for (int j = 0; j < 4; ++j) x[j] = map_entry(args, x[j], 0.0f, 0.0f);
-                }
-                if (counts_norms) norms[s][1] += square_sum(x);
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    x[j] = __uint_as_float(__float_as_uint(x[j]) ^ (signs[a] << (31 - j) & 0x80000000u));
-                }
-                swap(x[0], x[1], mask & 1);
-                swap(x[2], x[3], mask & 1);
-                swap(x[0], x[2], mask & 2);
-                swap(x[1], x[3], mask & 2);
-                float4* const to = reinterpret_cast<float4*>(line + s * args.part_dim);
-                float4 sum = *to;
-                sum.x += x[0];
-                sum.y += x[1];
-                sum.z += x[2];
-                sum.w += x[3];
-                *to = sum;
-            }
+            add_run(runs[a], signs[a], grad[a], first[a], second[a], counts_norms);
             // The next run may reach the same line in other lanes.
             __syncwarp();
+        }
+    }
+
+    __device__ __forceinline__ void add_run(const Run& run, uint32_t signs,
+                                            const Four<Grad, kAligned> (&grad)[kSamples],
+                                            const Four<Moment, kAligned>& first, const Four<Moment, kAligned>& second,
+                                            bool counts_norms) {
+        float m[4] = {}, v[4] = {};
+        if constexpr (kMoments) {
+            second.unpack(v);
+            first.unpack(m);
+        }
+        const uint32_t mask = run.place % kLine;
+        float* const line = sketches + (run.place - mask) + ((4 * lane) ^ (mask & ~3u));
+#pragma unroll
+        for (int s = 0; s < kSamples; ++s) {
+            if (s >= samples) break;
+            float x[4];
+            grad[s].unpack(x);
+            if (counts_norms) norms[s][0] += square_sum(x);
+            if constexpr (kMoments) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) x[j] = map_with_moments(args, x[j], m[j], v[j]);
+            } else if (args.map == RowsMap::kSign) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) x[j] = sign_of(x[j]);
+            }
+            // Of the gradient itself both norms are one, which project_slice sees to.
+            if (counts_norms && (kMoments || args.map != RowsMap::kIdentity)) norms[s][1] += square_sum(x);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                x[j] = __uint_as_float(__float_as_uint(x[j]) ^ (signs << (31 - j) & 0x80000000u));
+            }
+            swap(x[0], x[1], mask & 1);
+            swap(x[2], x[3], mask & 1);
+            swap(x[0], x[2], mask & 2);
+            swap(x[1], x[3], mask & 2);
+            float4* const to = reinterpret_cast<float4*>(line + s * args.part_dim);
+            float4 sum = *to;
+            sum.x += x[0];
+            sum.y += x[1];
+            sum.z += x[2];
+            sum.w += x[3];
+            *to = sum;
         }
     }
 };
 
 /// The batch's runs whose lines belong to this warp, in order.
-template <class Grad, class Moment, int kSamples, int kAhead>
-__device__ __forceinline__ void add_batch(Stream<Grad, Moment, kSamples, kAhead>& stream, const Run* runs,
+template <class Grad, class Moment, bool kAligned, int kSamples, int kAhead>
+__device__ __forceinline__ void add_batch(Stream<Grad, Moment, kAligned, kSamples, kAhead>& stream, const Run* runs,
                                           const uint4* signs, int warp, bool counts_norms) {
     for (int group = 0; group < kRowsBatch; group += 32) {
         const uint32_t place = runs[group + stream.lane].place;
@@ -264,7 +298,7 @@ __device__ __forceinline__ void reduce_norms(double (&norms)[kSamples][2], doubl
     }
 }
 
-template <class Grad, class Moment, int kSamples, int kAhead>
+template <class Grad, class Moment, bool kAligned, int kSamples, int kAhead>
 __device__ __forceinline__ void project_slice(const ProjectRowsArgs& args) {
     GRADSIFT_DYNAMIC_SHARED(float, sketches);
     GRADSIFT_SHARED(Run, runs, 2 * kRowsBatch);
@@ -287,7 +321,7 @@ __device__ __forceinline__ void project_slice(const ProjectRowsArgs& args) {
     double norms[kSamples][2] = {};
     const auto* const grads =
         static_cast<const typename Grad::Type*>(args.grads) + sample * args.sample_stride + listed * args.row_stride;
-    Stream<Grad, Moment, kSamples, kAhead> stream{args, grads, samples, sketches, lane, norms};
+    Stream<Grad, Moment, kAligned, kSamples, kAhead> stream{args, grads, samples, sketches, lane, norms};
     const auto batches = static_cast<int>((end - begin + kRowsBatch - 1) / kRowsBatch) * args.nonzeros;
     const auto draw = [&](int batch) {
         const int64_t first = begin + int64_t{batch / args.nonzeros} * kRowsBatch;
@@ -303,6 +337,10 @@ __device__ __forceinline__ void project_slice(const ProjectRowsArgs& args) {
         __syncthreads();
     }
 
+    if (args.map == RowsMap::kIdentity) {
+#pragma unroll
+        for (int s = 0; s < kSamples; ++s) norms[s][1] = norms[s][0];
+    }
     if (args.norms != nullptr) reduce_norms(norms, norm_sums, warp, lane);
     for (int s = 0; s < samples; ++s) {
         const float* const sketch = sketches + s * args.part_dim;
@@ -360,14 +398,18 @@ __device__ __forceinline__ void add_partials(const ProjectRowsArgs& args) {
 
 }  // namespace
 
-// As many runs are read ahead as keep as many bytes in flight for every number of samples. How many blocks shall fit on
-// an SM is said because ptxas, left to itself, spills a few registers for one block more.
-#define PROJECT_ROWS_KERNELS(name, Grad, Moment, blocks)                                  \
-    GRADSIFT_KERNEL_OCC(project_rows_##name##_1, ProjectRowsArgs, kRowsThreads, blocks) { \
-        project_slice<Grad, Moment, 1, 4>(args);                                          \
-    }                                                                                     \
-    GRADSIFT_KERNEL_OCC(project_rows_##name##_2, ProjectRowsArgs, kRowsThreads, blocks) { \
-        project_slice<Grad, Moment, 2, 2>(args);                                          \
+// Two samples at a time, one, and one whose rows or moments are not aligned. As many runs are read ahead as keep as
+// many bytes in flight. How many blocks shall fit on an SM is said because ptxas, left to itself, spills for one block
+// more.
+#define PROJECT_ROWS_KERNELS(name, Grad, Moment, blocks)                                       \
+    GRADSIFT_KERNEL_OCC(project_rows_##name##_2, ProjectRowsArgs, kRowsThreads, blocks) {      \
+        project_slice<Grad, Moment, true, 2, 2>(args);                                         \
+    }                                                                                          \
+    GRADSIFT_KERNEL_OCC(project_rows_##name##_1, ProjectRowsArgs, kRowsThreads, blocks) {      \
+        project_slice<Grad, Moment, true, 1, 4>(args);                                         \
+    }                                                                                          \
+    GRADSIFT_KERNEL_OCC(project_rows_##name##_ragged, ProjectRowsArgs, kRowsThreads, blocks) { \
+        project_slice<Grad, Moment, false, 1, 2>(args);                                        \
     }
 PROJECT_ROWS_KERNELS(f32, Float32, None, 3)
 PROJECT_ROWS_KERNELS(bf16, Bfloat16, None, 3)

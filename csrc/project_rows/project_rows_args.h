@@ -47,9 +47,6 @@ struct ProjectRowsArgs {
     const int64_t* row_ids;             // sparse only
     const int64_t* cu_seqlens;
     int64_t samples;
-    bool aligned_grads;    // rows begin at multiples of four entries
-    bool aligned_moments;  // likewise
-
     int64_t proj_dim;
     int part_dim;  // numbers of a sketch that a block keeps, a power of two: it skips runs that reach others
     int chunk_rows_log2;

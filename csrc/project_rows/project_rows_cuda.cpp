@@ -48,8 +48,15 @@ void check_memory(const ProjectRowsCuda& call) {
     check("scratch", call.scratch, call.scratch_bytes > 0);
 }
 
-bool aligned(const void* address, int64_t size, int64_t stride) {
-    return reinterpret_cast<uintptr_t>(address) % static_cast<uintptr_t>(4 * size) == 0 && stride % 4 == 0;
+/// Whether all of a row, wherever it lies, can be read by fours.
+bool aligned(const ProjectRowsCuda& call) {
+    const auto begins = [](const void* address, int64_t size) {
+        return reinterpret_cast<uintptr_t>(address) % static_cast<uintptr_t>(4 * size) == 0;
+    };
+    const int64_t moment_size = gradsift::size_of(call.second.dtype);
+    return call.cols % 4 == 0 && call.row_stride % 4 == 0 && call.sample_stride % 4 == 0 &&
+           begins(call.grads, size_of(call.dtype)) && begins(call.first.data, moment_size) &&
+           begins(call.second.data, moment_size);
 }
 
 const char* dtype_text(CudaDtype dtype) {
@@ -58,7 +65,6 @@ const char* dtype_text(CudaDtype dtype) {
 
 ProjectRowsArgs arguments(const ProjectRowsCuda& call, int64_t max_slices, int64_t part_dim) {
     ProjectRowsArgs args{};
-    const bool sparse = call.row_ids != nullptr;
     args.grads = call.grads;
     args.sample_stride = call.sample_stride;
     args.row_stride = call.row_stride;
@@ -67,8 +73,6 @@ ProjectRowsArgs arguments(const ProjectRowsCuda& call, int64_t max_slices, int64
     args.row_ids = call.row_ids;
     args.cu_seqlens = call.cu_seqlens;
     args.samples = call.sketches.rows;
-    args.aligned_grads = aligned(call.grads, size_of(call.dtype), call.row_stride) &&
-                         (sparse || call.sketches.rows <= 1 || call.sample_stride % 4 == 0);
     const SketchPlan plan = sketch_plan(call.projection, call.param_id, call.cols);
     args.proj_dim = plan.proj_dim;
     args.part_dim = static_cast<int>(part_dim);
@@ -90,9 +94,6 @@ ProjectRowsArgs arguments(const ProjectRowsCuda& call, int64_t max_slices, int64
     args.eps = terms.eps;
     args.first = call.first.data;
     args.second = call.second.data;
-    const int64_t moment_size = gradsift::size_of(call.second.dtype);
-    args.aligned_moments =
-        aligned(call.second.data, moment_size, call.cols) && aligned(call.first.data, moment_size, call.cols);
     args.parts = plan.proj_dim / part_dim;
     args.max_slices = max_slices;
     args.direct = max_slices == 1 && args.parts == 1;
@@ -130,13 +131,13 @@ void project_rows_cuda(const ProjectRowsCuda& call) {
     args.partial_norms = static_cast<double*>(call.scratch);
     args.partials = reinterpret_cast<float*>(args.partial_norms + samples * slices * args.parts * 2);
     // Samples of one block share what it draws and the moments that it reads.
-    const bool pairs = !sparse && samples > 1 && 2 * args.part_dim <= kSharedFloats;
+    const bool whole = aligned(call), pairs = whole && !sparse && samples > 1 && 2 * args.part_dim <= kSharedFloats;
     const int64_t group = pairs ? 2 : 1;
     std::string name = std::string("project_rows_") + dtype_text(call.dtype);
     if (args.map == RowsMap::kQuotient) {
         name += call.second.dtype == Dtype::kBfloat16 ? "_bf16" : "_f32";
     }
-    name += pairs ? "_2" : "_1";
+    name += pairs ? "_2" : whole ? "_1" : "_ragged";
     const auto shared = static_cast<size_t>(group * args.part_dim) * sizeof(float);
     // A grid has at most 65,535 blocks in z and in y.
     const int64_t most = kMaxGridZ;

@@ -1,6 +1,8 @@
 """What ptxas made of the kernels inside gradsift._native: ``python resources.py`` writes budgets/<file>.json anew.
 
 Needs a build for every architecture of cmake/cuda.cmake, and cuobjdump: that of the CUDA toolkit or of Triton's wheel.
+By hand in these files, for a kernel: `dynamic_shared`, the most that its launcher asks for; `blocks`, how many are to fit
+on an SM; `instructions`, beginnings of those that it must have; `threads` of a block where they are not 256.
 """
 
 from __future__ import annotations
@@ -79,17 +81,15 @@ def main(names: list[str]) -> None:
             continue
         path = BUDGETS / f"{name}.json"
         before = json.loads(path.read_text("utf-8"))["kernels"] if path.exists() else {}
-        kept = {}
+        lines = []
         for kernel, by_arch in sorted(resources(image).items()):
-            kept[kernel] = {
-                "registers": {arch: found["registers"] for arch, found in sorted(by_arch.items())},
+            kept = {
+                "registers": {arch: by_arch[arch]["registers"] for arch in sorted(by_arch, key=lambda a: int(a[3:]))},
                 "shared": max(found["shared"] for found in by_arch.values()),
                 **{key: value for key, value in before.get(kernel, {}).items() if key not in ("registers", "shared")},
             }
-        text = json.dumps({"nvcc": "13.0", "kernels": kept}, indent=1)
-        # One line a kernel.
-        text = re.sub(r"\n {3,}(?=\S)", " ", text)
-        path.write_text(re.sub(r"\n {2}\}", " }", text) + "\n", "utf-8")
+            lines.append(f"{json.dumps(kernel)}: {json.dumps(kept)}")
+        path.write_text('{\n"nvcc": "13.0",\n"kernels": {\n' + ",\n".join(lines) + "\n}\n}\n", "utf-8")
 
 
 if __name__ == "__main__":
