@@ -1,8 +1,8 @@
 """What ptxas made of the kernels inside gradsift._native: ``python resources.py`` writes budgets/<file>.json anew.
 
 Needs a build for every architecture of cmake/cuda.cmake, and cuobjdump: that of the CUDA toolkit or of Triton's wheel.
-By hand in these files, for a kernel: `dynamic_shared`, the most that its launcher asks for; `blocks`, how many are to fit
-on an SM; `instructions`, beginnings of those that it must have; `threads` of a block where they are not 256.
+By hand in these files, for a kernel: `dynamic_shared`, the most that its launcher asks for; `blocks`, how many are to
+fit on an SM; `instructions`, beginnings of those it must have; `threads` of a block where they are not 256.
 """
 
 from __future__ import annotations
