@@ -95,7 +95,7 @@ class Pool:
                 scorer = RowScorer([columns], [1.0], [f"int{bits}"], seeds=[seed], backend=backend)
                 scorer.score([rows.codes], out, scales=[rows.scales])
                 each.append(np.asarray(out.scores))
-            error = max(error, float((np.abs(each[1] - each[0]) / np.linalg.norm(columns, axis=1)).max()))
+            error = max(error, float(np.nanmax(np.abs(each[1] - each[0]) / np.linalg.norm(columns, axis=1))))
             found = found + weight * each[1]
         pairs = [(self.influence(self.pools)[:, of].max(axis=1), found[:, of].max(axis=1)) for of in self.best_of]
         return [kept(want, got) for want, got in pairs], error

@@ -372,6 +372,24 @@ def test_a_quantised_pool_keeps_its_targets_in_float32_and_selects_almost_the_sa
     assert len(set(floats) & set(selected_ids(directory))) >= len(floats) - 1
 
 
+def test_a_coarse_copy_is_scanned_and_the_best_are_scored_again_from_the_rows(record: dict[str, Any]) -> None:
+    (directory,) = select_samples(open_run({**record, "select": {"count": 5}}))
+    exact = json.loads((directory / "selection.json").read_text())
+    run = open_run({**record, "select": {"count": 5, "scan_dtype": "int1"}})
+    select_samples(run)
+    chosen = json.loads((directory / "selection.json").read_text())
+    checkpoints = sorted(c["checkpoint"]["name"] for c in chosen["candidates"])
+    for name in checkpoints:
+        assert gs.Datastore.open(run.directory.pool_store(name).with_name("pool.int1")).dtype == "int1"
+    assert [c["path"].endswith("pool.int1") for c in chosen["candidates"]] == [True] * len(checkpoints)
+    assert [c["path"].endswith("pool") for c in chosen["rescore"]] == [True] * len(checkpoints)
+    assert chosen["settings"]["rescored"] == 25
+    scores = dict(zip(exact["ids"], exact["influence"], strict=True))
+    again = dict(zip(chosen["ids"], chosen["influence"], strict=True))
+    assert {i: again[i] for i in scores.keys() & again.keys()} == {i: scores[i] for i in scores.keys() & again.keys()}
+    assert len(scores.keys() & again.keys()) >= 3
+
+
 @pytest.mark.parametrize(
     ("section", "taken"),
     [

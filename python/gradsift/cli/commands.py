@@ -198,6 +198,7 @@ def collect(config: Path, run_dir: Path | None, profile: bool) -> None:
 @click.option("--budget", help="What these count: samples or tokens.")
 @click.option("--reduce", help="Instead of select.reduce.")
 @click.option("--deduplicate", type=float, metavar="COSINE", help="Pass over near-duplicates of samples taken before.")
+@click.option("--scan-dtype", metavar="DTYPE", help="Instead of select.scan_dtype: int8, int4 or int1.")
 def select(config: Path, run_dir: Path | None, why: bool, options: tuple[str, ...], **changes: Any) -> None:
     """Select the samples of highest influence (and do the steps before, if needed).
 

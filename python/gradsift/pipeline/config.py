@@ -175,6 +175,10 @@ class SelectConfig(_Section):
         "less", description="how scores for many target examples become one influence"
     )
     seed: int = Field(0, ge=0, lt=2**64, description="of the selectors random and knn_kde")
+    scan_dtype: Literal["int8", "int4", "int1"] | None = Field(
+        None,
+        description="scan a copy of the pool's rows in this dtype, made once, and score the best again from the rows",
+    )
     per_target: bool = Field(False, description="one selection for each target instead of one for all together")
     key_prefix: str = Field("", description="put before influence, rank, best_target in selected.jsonl")
 
@@ -188,6 +192,8 @@ class SelectConfig(_Section):
             self._selector().check(self.reduce)
         except TypeError as error:  # which pydantic would not explain
             raise ValueError(str(error)) from None
+        if self.scan_dtype is not None and (self.selector != "top" or self.budget != "samples"):
+            raise ValueError('expected selector "top" and a budget in samples with scan_dtype, got others')
         return self
 
     def _selector(self) -> Selector:
@@ -201,7 +207,9 @@ class SelectConfig(_Section):
     @property
     def needs_rows(self) -> bool:
         """Whether rows of the pool are read again after they were scored."""
-        return self.deduplicate is not None or self._selector().needs_rows
+        if self.deduplicate is not None or self.scan_dtype is not None:
+            return True
+        return self._selector().needs_rows
 
     def arguments(self) -> dict[str, Any]:
         """What `gradsift.select` is given of this section."""
@@ -254,9 +262,16 @@ class RunConfig(_Section):
     def _rows_are_kept_where_they_are_read(self) -> RunConfig:
         if self.scores_alone and self.select.needs_rows:
             raise ValueError(
-                'collect.keep: expected "rows" with select.deduplicate or selector "knn_kde", which read rows again, '
-                'got "scores"'
+                'collect.keep: expected "rows" with select.deduplicate, select.scan_dtype or selector "knn_kde", which '
+                'read rows again, got "scores"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scanned_rows_are_coarser(self) -> RunConfig:
+        scanned, kept = self.select.scan_dtype, self.collect.dtype
+        if scanned is not None and kept.startswith("int") and int(kept[3:]) <= int(scanned[3:]):
+            raise ValueError(f"select.scan_dtype: expected fewer bits than collect.dtype, {kept}, got {scanned}")
         return self
 
     @property

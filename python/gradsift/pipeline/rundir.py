@@ -27,6 +27,7 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 | `data/` | what was read: files with digests, counts, bad rows, truncated samples |
 | `warmup/checkpoint-STEP/` | LoRA adapter, optimizer state and mean learning rate (`checkpoint.json`) of one epoch |
 | `stores/checkpoint-STEP/pool/` | gradient datastore of the candidates (`gradsift store info PATH`) |
+| `stores/checkpoint-STEP/pool.int1/` | with `select.scan_dtype = "int1"`: a copy of it, to scan |
 | `stores/checkpoint-STEP/pool.scores/` | with `collect.keep = "scores"`: their scores, instead |
 | `stores/checkpoint-STEP/target-NAME/` | gradient datastore of a target's examples |
 | `stores/checkpoint-STEP/pool.step/collector.json` | how gradients were taken; `profile.json` with `--profile` |

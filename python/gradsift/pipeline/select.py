@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.data import Sample
-from gradsift.datastore import Datastore
+from gradsift.datastore import Datastore, convert
 from gradsift.errors import ConfigError
 from gradsift.pipeline.collect import collect, step_of
 from gradsift.pipeline.embed import CHECKPOINT, embed
@@ -77,7 +77,8 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
     if by_text:
         result = _by_text(run, targets, subtasks, arguments)
     else:
-        result = scored(run, checkpoints, name, f"selection {name}", **arguments)
+        coarse = run.config.select.scan_dtype
+        result = scored(run, checkpoints, name, f"selection {name}", scan_dtype=coarse, **arguments)
     result = result.with_sources(sources)
     for stale in ("step.json", "why.jsonl", "report.html"):
         (directory / stale).unlink(missing_ok=True)
@@ -88,11 +89,19 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
     return directory
 
 
-def scored(run: Run, checkpoints: list[Path], name: str, title: str, **arguments: Any) -> Selection:
-    """What `gradsift.select` makes, with `arguments`, of the stores of the run, or of scores that were kept instead."""
+def scored(
+    run: Run, checkpoints: list[Path], name: str, title: str, *, scan_dtype: str | None = None, **arguments: Any
+) -> Selection:
+    """What `gradsift.select` makes, with `arguments`, of the stores of the run, or of scores that were kept instead.
+
+    With `scan_dtype` it scans copies of the stores in that dtype and scores the best again from the stores.
+    """
     if run.config.collect.keep == "scores" and all(c.name != CHECKPOINT for c in checkpoints):
         return _by_scores(run, checkpoints, name, arguments)
     candidates = [Datastore.open(run.directory.pool_store(c.name)) for c in checkpoints]
+    if scan_dtype is not None:
+        arguments["rescore"] = candidates
+        candidates = [_coarse_store(run, c.name, scan_dtype, len(candidates[0])) for c in checkpoints]
     target_stores, subtasks = _targets(run, checkpoints, selection_targets(run)[name])
     with run.reporter.task(title, len(candidates[0]), "rows") as advance:
         done = 0
@@ -110,6 +119,13 @@ def scored(run: Run, checkpoints: list[Path], name: str, title: str, **arguments
             progress=progress,
             **arguments,
         )
+
+
+def _coarse_store(run: Run, checkpoint: str, dtype: str, n_rows: int) -> Datastore:
+    """The pool's store in another dtype beside it, made where it is not there yet."""
+    store = run.directory.pool_store(checkpoint)
+    with run.reporter.task(f"{checkpoint}, pool as {dtype}", n_rows, "rows") as advance:
+        return convert(store, store.with_name(f"{store.name}.{dtype}"), dtype=dtype, progress=advance)
 
 
 def _by_scores(run: Run, checkpoints: list[Path], name: str, arguments: dict[str, Any]) -> Selection:
