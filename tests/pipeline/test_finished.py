@@ -175,5 +175,5 @@ def test_without_kept_rows_there_is_a_report_and_no_explanation(run_dir: Path, t
     assert "closest target example" not in page
     assert "36 rows, scored while collecting" in page
     assert "checkpoint-" in page
-    with pytest.raises(ConfigError, match='expected "rows" to explain a selection, got "scores"'):
+    with pytest.raises(ConfigError, match="expected one by rows that were kept, got one by scores alone"):
         selection.explain("digits-3")
