@@ -65,7 +65,7 @@ def test_tokens_end_a_selection_at_the_first_row_that_does_not_fit(name, options
         order = whole_order(rows, targets, lengths, name, options, reduce, fraction=1.0, budget="tokens").positions
     else:
         order = whole_order(rows, targets, lengths, name, options, reduce, fraction=1.0).positions
-    for budget in (1, 17, 100, 400, int(lengths.sum())):
+    for budget in (1, 17, 100, int(lengths[order[:5]].sum()), 400, int(lengths.sum())):
         want, spent = [], 0
         for row in order.tolist():
             if want and spent + lengths[row] > budget:
@@ -161,8 +161,9 @@ def test_a_queue_whose_next_row_is_a_near_duplicate_keeps_its_turn():
 def test_cosines_over_checkpoints_are_weighted_as_influence_is(seed, threshold):
     rng = np.random.default_rng(seed)
     rows_at = [rng.standard_normal((30, P)).astype(np.float32) for _ in range(2)]
-    rows_at[0][10:20] = rows_at[0][:10] * rng.uniform(1e-18, 1e18, (10, 1)).astype(np.float32)
-    rows_at[1][10:15] = rows_at[1][:5]
+    rows_at[0][10:20] = rows_at[0][:10] * rng.choice([1e-25, 1e25], (10, 1)).astype(np.float32)
+    rows_at[0][20:25] = 2 * rows_at[0][10:15]  # products of two such rows are beyond float32
+    rows_at[1][10:15] = rows_at[1][20:25] = rows_at[1][:5]
     targets = [rng.standard_normal((2, P)).astype(np.float32) for _ in range(2)]
     order = select(rows_at, targets, [0.75, 0.25], fraction=1.0).positions.tolist()
     want = brute_collapse(order, rows_at, [0.75, 0.25], threshold, 30)
