@@ -32,7 +32,10 @@ TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 @dataclass(frozen=True)
 class Job:
-    """One compilation: a kernel, its constants, the card."""
+    """One compilation: a kernel, its constants, the card.
+
+    `ragged`: padded operands that no vector divides, and moments in bfloat16.
+    """
 
     kernel: str
     card: int
@@ -43,12 +46,13 @@ class Job:
     nonzeros: int = 1
     gamma: str = "adam"
     norms: bool = True
+    ragged: bool = False
 
     def name(self) -> str:
         if self.kernel == "add_slabs":
             return f"add_slabs sm_{self.card}"
         text = f"{self.block_out}x{self.block_in} {self.dtype} P={self.proj_dim} s={self.nonzeros} {self.gamma}"
-        return f"sketch_tiles {text}{'' if self.norms else ' no norms'} sm_{self.card}"
+        return f"sketch_tiles {text}{' ragged' * self.ragged}{' no norms' * (not self.norms)} sm_{self.card}"
 
 
 def jobs() -> Iterator[Job]:
@@ -57,14 +61,18 @@ def jobs() -> Iterator[Job]:
 
     for card in CARDS:
         for dtype in ("float32", "bfloat16"):
-            for config, proj_dim, nonzeros in configurations(dtype):
-                yield Job("sketch_tiles", card, dtype, config.block_out, config.block_in, proj_dim, nonzeros)
+            for config in configurations(dtype):
+                yield Job("sketch_tiles", card, dtype, config.block_out, config.block_in)
+            yield Job("sketch_tiles", card, dtype, ragged=True)
         yield Job("sketch_tiles", card, "float16")
+        yield Job("sketch_tiles", card, proj_dim=256)
+        yield Job("sketch_tiles", card, proj_dim=65536, nonzeros=4)
         yield Job("add_slabs", card)
     for gamma in ("sgd", "less", "affine", "second_moment", "sign"):
         yield Job("sketch_tiles", 90, gamma=gamma)
-    yield Job("sketch_tiles", 90, proj_dim=65536)
     yield Job("sketch_tiles", 90, norms=False)
+    for proj_dim, nonzeros in ((256, 1), (65536, 4)):
+        yield Job("sketch_tiles", 90, "float32", proj_dim=proj_dim, nonzeros=nonzeros)
 
 
 def compile_job(job: Job) -> dict[str, Any]:
@@ -108,15 +116,15 @@ def _arguments(job: Job) -> tuple[Any, dict[str, str], dict[str, Any], dict[str,
         signature |= {"slab_ptr": "*fp32", "out_ptr": "*fp32", "norm_slices_ptr": "*fp64", "norms_ptr": "*fp64"}
         constants = {"PROJ_DIM": job.proj_dim, "ACCUMULATE": True, "NORMS": True, "BLOCK": 256, "DEPTH": 16}
         return triton_kernel.add_slabs, signature, constants, {"num_warps": 4}
-    config = configuration(job.block_out, job.block_in, job.dtype, job.proj_dim, job.nonzeros)
-    operand = "*" + TYPES[job.dtype]
+    config = configuration(job.block_out, job.block_in, job.dtype)
+    operand, moment = "*" + TYPES[job.dtype], "*bf16" if job.ragged else "*fp32"
     signature = dict.fromkeys(triton_kernel.UNSPECIALISED, "i32")
-    signature |= {"a_ptr": operand, "g_ptr": operand, "m_ptr": "*fp32", "v_ptr": "*fp32", "cu_ptr": "*i64"}
+    signature |= {"a_ptr": operand, "g_ptr": operand, "m_ptr": moment, "v_ptr": moment, "cu_ptr": "*i64"}
     signature |= {"slab_ptr": "*fp32", "norm_ptr": "*fp64"}
     signature |= dict.fromkeys(("first_m", "first_g", "second_v", "second_g", "inner_eps", "eps"), "fp32")
-    vector = 4 if job.dtype == "float32" else 8
+    vector = 1 if job.ragged else 4 if job.dtype == "float32" else 8
     constants = {"PROJ_DIM": job.proj_dim, "NONZEROS": job.nonzeros, "GAMMA": GAMMA_KINDS.index(job.gamma)}
-    constants |= {"NORMS": job.norms, "PACKED": True, "VEC_A": vector, "VEC_G": vector, **config.constants()}
+    constants |= {"NORMS": job.norms, "PACKED": not job.ragged, "VEC_A": vector, "VEC_G": vector, **config.constants()}
     return triton_kernel.sketch_tiles, signature, constants, config.options()
 
 

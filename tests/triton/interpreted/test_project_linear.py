@@ -10,16 +10,16 @@ from gradsift import Gamma, ProjectionSpec
 from gradsift.ops import project_linear
 
 W = "model.layers.0.self_attn.q_proj.weight"
-# (spec, T, d_out, d_in): every shape of tile, ragged by one on either side, LoRA's two shapes, several steps of tokens
-# and several slices
+# (spec, T, d_out, d_in, dtype): every tile, ragged by one on either side, LoRA's two shapes, several steps of tokens,
+# several slices
 EXACT = [
-    (ProjectionSpec(256, 2**64 - 1), 67, 17, 129),
-    (ProjectionSpec(1024, 1, nonzeros=4), 2, 65, 20),
-    (ProjectionSpec(8192, 2), 3, 65, 260),
-    (ProjectionSpec(8192, 2), 33, 8, 131),
-    (ProjectionSpec(8192, 3), 2, 260, 8),
-    (ProjectionSpec(16384, 3, nonzeros=4), 2, 3, 127),
-    (ProjectionSpec(65536, 4), 1, 1, 1),
+    (ProjectionSpec(256, 2**64 - 1), 67, 17, 129, "float32"),
+    (ProjectionSpec(1024, 1, nonzeros=4), 2, 65, 20, "bfloat16"),
+    (ProjectionSpec(8192, 2), 3, 65, 260, "bfloat16"),
+    (ProjectionSpec(8192, 2), 33, 8, 131, "float32"),
+    (ProjectionSpec(8192, 3), 2, 260, 8, "bfloat16"),
+    (ProjectionSpec(16384, 3, nonzeros=4), 2, 3, 127, "float32"),
+    (ProjectionSpec(65536, 4), 1, 1, 1, "float32"),
 ]
 
 
@@ -30,9 +30,9 @@ def integers(rng, B, T, d_out, d_in):
     )
 
 
-@pytest.mark.parametrize(("spec", "T", "d_out", "d_in"), EXACT, ids=str)
-def test_integers_are_exact(spec, T, d_out, d_in, rng):
-    a, g = integers(rng, 2, T, d_out, d_in)
+@pytest.mark.parametrize(("spec", "T", "d_out", "d_in", "dtype"), EXACT, ids=str)
+def test_integers_are_exact(spec, T, d_out, d_in, dtype, rng):
+    a, g = (x.to(getattr(torch, dtype)) for x in integers(rng, 2, T, d_out, d_in))
     norms = {name: torch.full((2, 2), np.nan, dtype=torch.float64) for name in ("reference", "triton")}
     want, got = (project_linear(a, g, spec, param=W, norms=norms[b], backend=b) for b in norms)
     np.testing.assert_array_equal(got, want)

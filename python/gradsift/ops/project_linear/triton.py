@@ -59,7 +59,7 @@ def project_linear(
     else:
         offsets = a
     m, v = (_tensor(moment).contiguous() for moment in moments) if moments else (a, a)
-    config = configuration(d_out, d_in, dtype_name(a), spec.proj_dim, spec.nonzeros)
+    config = configuration(d_out, d_in, dtype_name(a))
     slices, each = slice_count(d_out, d_in, spec.proj_dim, config)
     slab = slices * slab_floats(spec.proj_dim, config)
     together = max(1, min(batch, WORKSPACE_BYTES // (4 * slab)))

@@ -22,7 +22,6 @@ class Config:
     warps: int
     stages: int
     precision: str
-    parts: int = 1
 
     def constants(self) -> dict[str, int | str]:
         """What the kernel is compiled for, by the names of its arguments."""
@@ -30,7 +29,6 @@ class Config:
             "BLOCK_OUT": self.block_out,
             "BLOCK_IN": self.block_in,
             "BLOCK_TOKENS": self.block_tokens,
-            "PARTS": self.parts,
             "PRECISION": self.precision,
         }
 
@@ -39,30 +37,24 @@ class Config:
         return {"num_warps": self.warps, "num_stages": self.stages}
 
 
-def configuration(d_out: int, d_in: int, dtype: str, proj_dim: int, nonzeros: int) -> Config:
+def configuration(d_out: int, d_in: int, dtype: str) -> Config:
     """The tile for a weight (d_out, d_in) and operands of `dtype` ("float32", "bfloat16" or "float16").
 
     64 × 128 is the chunk of a sketch of 8,192 and longer; LoRA's weights have no more than 16 of one side. Warps and
-    parts are such that nothing spills (tests/triton/budgets.json).
+    steps are such that nothing spills (tests/triton/budgets.json).
     """
     block_out, block_in = (64, 16) if d_in <= 16 else (16 if d_out <= 16 else 64, 128)
     whole = block_out * block_in == 8192
     if dtype == "float32":
         # Three products of tf32 parts: as exact as float32 sums are, on tensor cores.
         return Config(block_out, block_in, *((16, 8, 4) if whole else (32, 4, 3)), "tf32x3")
-    if whole and proj_dim >= 8192 and nonzeros == 1:
-        # Four warps and half a tile's Γ at a time: two programs share a multiprocessor, so that one's products run
-        # under the other's Γ.
-        return Config(block_out, block_in, 64, 4, 3, "ieee", parts=2)
     return Config(block_out, block_in, 64, 8 if whole else 4, 3, "ieee")
 
 
-def configurations(dtype: str) -> Iterator[tuple[Config, int, int]]:
-    """Every `Config` that `configuration` can choose for `dtype`, with a (proj_dim, nonzeros) that it is chosen for."""
+def configurations(dtype: str) -> Iterator[Config]:
+    """Every `Config` that `configuration` can choose for `dtype`."""
     for d_out, d_in in ((64, 128), (16, 128), (64, 16)):
-        yield configuration(d_out, d_in, dtype, 8192, 1), 8192, 1
-    for proj_dim, nonzeros in ((256, 1), (65536, 4)):
-        yield configuration(64, 128, dtype, proj_dim, nonzeros), proj_dim, nonzeros
+        yield configuration(d_out, d_in, dtype)
 
 
 def slice_count(d_out: int, d_in: int, proj_dim: int, config: Config) -> tuple[int, int]:

@@ -60,12 +60,12 @@ def _sum_squares(x):
 
 @triton.jit
 def _sign_bits(i, J, id_lo, id_hi, key_lo, key_hi, column, WIDTH: tl.constexpr):
-    """Bit 31 of entry (i, 128·J + column) is set where its sign is −1; `column` is WIDTH of 0 … 127, in order."""
+    """Bit 31 of entry (i, 128·J + column) is set where its sign is −1; WIDTH columns, from 0."""
     w0, w1, w2, w3 = _philox(i, J, id_lo, id_hi, key_lo, key_hi)
-    if WIDTH >= 64:
+    if WIDTH == 128:
         # A word for each quarter of the columns, not four a row in every thread that holds some of the row.
         words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (i.shape[0], 4, 1))
-        word = tl.reshape(tl.broadcast_to(words, (i.shape[0], 4, WIDTH // 4)), (i.shape[0], WIDTH))
+        word = tl.reshape(tl.broadcast_to(words, (i.shape[0], 4, 32)), (i.shape[0], WIDTH))
     else:
         word = w0[:, None]
     return (word << (31 - (column & 31))[None, :].to(tl.uint32)) & 0x80000000
@@ -112,7 +112,7 @@ def _scatter(x, slab, row0, r, column, J, fresh, id_lo, id_hi, seed_lo, seed_hi,
 def _finish(acc, slab, m_ptr, v_ptr, row0, J, column, d_out, d_in, fresh, id_lo, id_hi, seed_lo, seed_hi,
             first_m, first_g, second_v, second_g, inner_eps, eps, PROJ_DIM: tl.constexpr, NONZEROS: tl.constexpr,
             GAMMA: tl.constexpr, NORMS: tl.constexpr, FIRST: tl.constexpr):  # fmt: skip
-    """Γ, the norms and the scatter of a finished tile or half of one; returns its part of (‖g‖², ‖Γ‖²)."""
+    """Γ, the norms and the scatter of a finished tile; returns its (‖g‖², ‖Γ‖²)."""
     r = tl.arange(0, acc.shape[0])
     # In this order, so that what one step holds in registers is gone before the next one loads.
     g2 = tl.full((), 0.0, tl.float64)
@@ -151,7 +151,7 @@ def sketch_tiles(
     n_tiles, tiles_per_slice,
     PROJ_DIM: tl.constexpr, NONZEROS: tl.constexpr, GAMMA: tl.constexpr, NORMS: tl.constexpr, PACKED: tl.constexpr,
     VEC_A: tl.constexpr, VEC_G: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_TOKENS: tl.constexpr, PARTS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
 ):  # fmt: skip
     """Program (b, s) adds slice s of the tiles of sample b's weight gradient to slab (b, s), which no other touches.
 
@@ -213,33 +213,12 @@ def sketch_tiles(
             )  # fmt: skip
             acc = tl.dot(tl.trans(g), a, acc, input_precision=PRECISION)
         fresh = tile == first
-        if PARTS == 1:
-            g2_part, x2_part = _finish(
-                acc, slab, m_ptr, v_ptr, row0, J, columns, d_out, d_in, fresh, id_lo, id_hi, seed_lo, seed_hi,
-                first_m, first_g, second_v, second_g, inner_eps, eps, PROJ_DIM, NONZEROS, GAMMA, NORMS, COVERS,
-            )  # fmt: skip
-            g2 += g2_part
-            x2 += x2_part
-        else:
-            # Half of the columns at a time, every other eight of them: as accumulators lie, this moves nothing.
-            quarters = tl.permute(tl.reshape(acc, (BLOCK_OUT, BLOCK_IN // 16, 2, 8)), (0, 1, 3, 2))
-            left, right = tl.split(quarters)
-            half = tl.arange(0, BLOCK_IN // 2)
-            half = tl.max_contiguous(tl.multiple_of((half // 8) * 16 + half % 8, 8), 8)
-            g2_part, x2_part = _finish(
-                tl.reshape(left, (BLOCK_OUT, BLOCK_IN // 2)), slab, m_ptr, v_ptr, row0, J, half, d_out, d_in, fresh,
-                id_lo, id_hi, seed_lo, seed_hi, first_m, first_g, second_v, second_g, inner_eps, eps,
-                PROJ_DIM, NONZEROS, GAMMA, NORMS, COVERS,
-            )  # fmt: skip
-            g2 += g2_part
-            x2 += x2_part
-            g2_part, x2_part = _finish(
-                tl.reshape(right, (BLOCK_OUT, BLOCK_IN // 2)), slab, m_ptr, v_ptr, row0, J, half + 8, d_out, d_in,
-                fresh, id_lo, id_hi, seed_lo, seed_hi, first_m, first_g, second_v, second_g, inner_eps, eps,
-                PROJ_DIM, NONZEROS, GAMMA, NORMS, COVERS,
-            )  # fmt: skip
-            g2 += g2_part
-            x2 += x2_part
+        g2_tile, x2_tile = _finish(
+            acc, slab, m_ptr, v_ptr, row0, J, columns, d_out, d_in, fresh, id_lo, id_hi, seed_lo, seed_hi,
+            first_m, first_g, second_v, second_g, inner_eps, eps, PROJ_DIM, NONZEROS, GAMMA, NORMS, COVERS,
+        )  # fmt: skip
+        g2 += g2_tile
+        x2 += x2_tile
     if NORMS:
         to = norm_ptr + (b * tl.num_programs(1) + s) * 2
         tl.store(to, g2)
