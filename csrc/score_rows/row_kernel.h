@@ -1,5 +1,6 @@
 // Between score_rows.cpp and the kernels of each row format and instruction set. No C++ library header here.
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 
 namespace gradsift {
@@ -30,7 +31,7 @@ struct ScoreTile {
     int variant;  // what `pack` returned
     int64_t columns;
     float* dots;           // out: dots[c * kTileRows + r] = ⟨row r, column c⟩; rows from `count` on may be written too
-    float* squares;        // out: ‖row r‖², kTileRows numbers; null: not asked for
+    float* squares;        // out: squares[r] = ‖row r‖²
     uint8_t* scratch;      // kTileScratchBytes, aligned to 64 bytes
     const uint8_t* ahead;  // the row that is read after these, to be asked for early; null: none
 };

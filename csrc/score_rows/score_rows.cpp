@@ -118,7 +118,7 @@ void add_part(const ScoreRows::Part& part, int64_t first, int64_t count, bool la
         tile.packed = block.packed;
         tile.variant = block.variant;
         tile.columns = block.columns;
-        tile.squares = block.first == 0 ? work.squares : nullptr;
+        tile.squares = work.squares;
         const bool last_block = block.first + block.columns == targets.targets().rows;
         tile.ahead = last_block && !last ? tile.rows + count * part.stride_bytes : nullptr;
         targets.kernel().tile(tile);
