@@ -105,15 +105,15 @@ std::unique_ptr<ScoreTargets> bind_score_targets(const MatrixTuple& targets, int
     return std::make_unique<ScoreTargets>(view, static_cast<RowFormat>(format), seed);
 }
 
-// (columns, address, stride in bytes, address of the scales or 0, weight)
-using ScorePartTuple = std::tuple<const ScoreTargets*, uintptr_t, int64_t, uintptr_t, double>;
+// (columns, address, stride in bytes, address of the scales or 0, weight, scores)
+using ScorePartTuple = std::tuple<const ScoreTargets*, uintptr_t, int64_t, uintptr_t, double, MatrixTuple>;
 
 void bind_score_rows(const std::vector<ScorePartTuple>& parts, int64_t n, int reduce, uintptr_t excluded, uint8_t hide,
                      uintptr_t influence, uintptr_t best, uintptr_t status, const MatrixTuple& scores, int threads) {
     ScoreRows call;
-    for (const auto& [targets, rows, stride_bytes, scales, weight] : parts) {
-        call.parts.push_back(
-            {targets, pointer<const uint8_t>(rows), stride_bytes, pointer<const float>(scales), weight});
+    for (const auto& [targets, rows, stride_bytes, scales, weight, part_scores] : parts) {
+        call.parts.push_back({targets, pointer<const uint8_t>(rows), stride_bytes, pointer<const float>(scales), weight,
+                              matrix_view<float>(part_scores, n, 0)});
     }
     call.n = n;
     call.reduce = static_cast<Reduce>(reduce);

@@ -50,7 +50,7 @@ struct Workspace {
     std::vector<double> totals;  // as `dots`, of all columns
     alignas(64) float dots[kTileColumns * kTileRows];
     float squares[kTileRows];
-    double weights[kTileRows];  // checkpoint weight / ‖row‖
+    double inverse[kTileRows];  // 1 / ‖row‖
     uint8_t status[kTileRows];
     bool again[kTileRows];  // to be computed in float64
     uint8_t* scratch;
@@ -61,21 +61,30 @@ void normalise(const ScoreRows::Part& part, const RowFormatInfo& format, int64_t
                Workspace& work) {
     for (int64_t r = 0; r < count; ++r) {
         const float squares = work.squares[r];
-        work.weights[r] = 0.0;
+        work.inverse[r] = 0.0;
         work.again[r] = false;
         if (format.quantised) {
             const float scale = part.scales[first + r];
             if (scale > 0.0f && squares > 0.0f) {
-                work.weights[r] = part.weight / std::sqrt(static_cast<double>(squares));
+                work.inverse[r] = 1.0 / std::sqrt(static_cast<double>(squares));
             } else {
-                work.status[r] |= scale == 0.0f || squares == 0.0f ? kRowZero : kRowNonfinite;
+                const bool zero = scale >= 0.0f;  // NaN: not finite, whatever the codes
+                work.status[r] |= zero ? kRowZero : kRowNonfinite;
+                work.inverse[r] = zero ? 0.0 : std::numeric_limits<double>::quiet_NaN();
             }
         } else if (squares >= kSmallestSquares && squares <= kLargestSquares) {
-            work.weights[r] = part.weight / std::sqrt(static_cast<double>(squares));
+            work.inverse[r] = 1.0 / std::sqrt(static_cast<double>(squares));
         } else {
             work.again[r] = true;
         }
     }
+}
+
+/// One score of the op: rounded to float32 before it is weighted, so that scores kept by checkpoint add up to the same.
+void add_score(const ScoreRows::Part& part, int64_t row, int64_t r, int64_t c, double value, Workspace& work) {
+    const float score = static_cast<float>(value);
+    work.totals[static_cast<size_t>(c * kTileRows + r)] += part.weight * static_cast<double>(score);
+    if (part.scores) part.scores.row(row)[c] = score;
 }
 
 /// A row whose squares float32 cannot hold: its status, or its scores in float64.
@@ -88,18 +97,16 @@ void score_again(const ScoreRows::Part& part, const RowFormatInfo& format, int64
     for (const float x : row) squares += static_cast<double>(x) * x;
     if (!std::isfinite(squares)) {
         work.status[r] |= kRowNonfinite;
+        for (int64_t c = 0; c < targets.rows && part.scores; ++c) part.scores.row(first + r)[c] = kNan;
         return;
     }
-    if (squares == 0.0) {
-        work.status[r] |= kRowZero;
-        return;
-    }
-    const double weight = part.weight / std::sqrt(squares);
+    if (squares == 0.0) work.status[r] |= kRowZero;
+    const double inverse = squares == 0.0 ? 0.0 : 1.0 / std::sqrt(squares);
     for (int64_t c = 0; c < targets.rows; ++c) {
         const float* const target = targets.row(c);
         double dot = 0.0;
         for (int64_t k = 0; k < dim; ++k) dot += static_cast<double>(row[static_cast<size_t>(k)]) * target[k];
-        work.totals[static_cast<size_t>(c * kTileRows + r)] += weight * dot;
+        add_score(part, first + r, r, c, dot * inverse, work);
     }
 }
 
@@ -112,13 +119,13 @@ void add_part(const ScoreRows::Part& part, int64_t first, int64_t count, bool la
     tile.count = count;
     tile.dim = targets.targets().cols;
     tile.dots = work.dots;
+    tile.squares = work.squares;
     tile.scratch = work.scratch;
     bool some_again = false;
     for (const ScoreTargets::Block& block : targets.blocks()) {
         tile.packed = block.packed;
         tile.variant = block.variant;
         tile.columns = block.columns;
-        tile.squares = work.squares;
         const bool last_block = block.first + block.columns == targets.targets().rows;
         tile.ahead = last_block && !last ? tile.rows + count * part.stride_bytes : nullptr;
         targets.kernel().tile(tile);
@@ -128,20 +135,22 @@ void add_part(const ScoreRows::Part& part, int64_t first, int64_t count, bool la
         }
         for (int64_t c = 0; c < block.columns; ++c) {
             const float* const dots = work.dots + c * kTileRows;
-            double* const totals = work.totals.data() + (block.first + c) * kTileRows;
-            if (!some_again) {
-                for (int64_t r = 0; r < count; ++r) totals[r] += work.weights[r] * static_cast<double>(dots[r]);
-            } else {  // dots may be NaN where the weight is 0
+            if (!some_again && !part.scores) {
+                double* const totals = work.totals.data() + (block.first + c) * kTileRows;
                 for (int64_t r = 0; r < count; ++r) {
-                    if (work.weights[r] != 0.0) totals[r] += work.weights[r] * static_cast<double>(dots[r]);
+                    const float score = static_cast<float>(work.inverse[r] * static_cast<double>(dots[r]));
+                    totals[r] += part.weight * static_cast<double>(score);
                 }
+                continue;
+            }
+            for (int64_t r = 0; r < count; ++r) {
+                if (work.again[r]) continue;  // its dots may be NaN
+                add_score(part, first + r, r, block.first + c, work.inverse[r] * static_cast<double>(dots[r]), work);
             }
         }
     }
-    if (some_again) {
-        for (int64_t r = 0; r < count; ++r) {
-            if (work.again[r]) score_again(part, format, first, r, work);
-        }
+    for (int64_t r = 0; r < count && some_again; ++r) {
+        if (work.again[r]) score_again(part, format, first, r, work);
     }
 }
 

@@ -46,7 +46,8 @@ enum class Reduce : int { kMax = 0, kMean = 1 };
 
 /// A block of rows at all checkpoints: score[r, s] = Σ_c weight_c · ⟨row, target⟩ / ‖row‖, then over columns.
 ///
-/// Products and squared norms in float32, the rest in float64, each score rounded to float32 once. A row of zeros adds
+/// Products and squared norms in float32, division in float64, each checkpoint's score rounded to float32; their
+/// weighted sum in float64, rounded once. A row of zeros adds
 /// 0; one with a NaN or an infinity makes its scores NaN. A row whose squared norm float32 cannot hold well is computed
 /// in float64. No bit depends on threads or on how rows are cut into blocks.
 struct ScoreRows {
@@ -56,6 +57,7 @@ struct ScoreRows {
         int64_t stride_bytes = 0;       // of any size and sign
         const float* scales = nullptr;  // n, of quantised rows
         double weight = 1.0;
+        MatrixView<float> scores;  // out: (n, S), of this checkpoint alone, NaN where the row is not finite; or no data
     };
     std::vector<Part> parts;  // one a checkpoint, of one number of columns S ≥ 1
     int64_t n = 0;

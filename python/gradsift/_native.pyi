@@ -79,7 +79,7 @@ class ScoreTargets:
 
 def score_rows(
     *,
-    parts: list[tuple[ScoreTargets, int, int, int, float]],
+    parts: list[tuple[ScoreTargets, int, int, int, float, _Matrix]],
     n: int,
     reduce: int,
     excluded: int,

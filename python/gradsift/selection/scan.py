@@ -165,23 +165,17 @@ class _Scorer:
         self.block_rows = max(_LEAST_ROWS, _WINDOW_BYTES // largest // _LEAST_ROWS * _LEAST_ROWS)
         dtypes, seeds = [form.dtype for form in formats], [form.seed for form in formats]
         over_columns = "mean" if reduce == "mean" else "max"
-        self._together = RowScorer(columns.at, weights.tolist(), dtypes, seeds=seeds, reduce=over_columns)
-        self._alone = [self._together]  # a single checkpoint weighs 1
-        if len(sources) > 1:
-            each = zip(columns.at, dtypes, seeds, strict=True)
-            self._alone = [RowScorer([at], [1.0], [dtype], seeds=[seed]) for at, dtype, seed in each]
+        self._op = RowScorer(columns.at, weights.tolist(), dtypes, seeds=seeds, reduce=over_columns)
 
     def score(self, stretch: Stretch, out: BlockScores, excluded: np.ndarray) -> None:
         rows, scales = stretch.stored()
-        self._together.score(rows, out, scales=scales, excluded=excluded.view(np.uint8))
+        self._op.score(rows, out, scales=scales, excluded=excluded.view(np.uint8))
 
     def score_sample(self, stretch: Stretch, sample: ScoreSample) -> None:
         places = sample.within(stretch.first, stretch.stop)
         chosen = sample.positions[places] - stretch.first
         if not len(chosen):
             return
-        for c, (scorer, rows, scales) in enumerate(zip(self._alone, *stretch.stored(), strict=True)):
-            found = np.empty((len(chosen), sample.scores.shape[2]), np.float32)
+        for c, (rows, scales) in enumerate(zip(*stretch.stored(), strict=True)):
             scale = None if scales is None else scales[chosen]
-            scorer.score([rows[chosen]], BlockScores(scores=found), scales=[scale])
-            sample.scores[c, places] = found
+            self._op.score_checkpoint(c, rows[chosen], sample.scores[c, places], scales=scale)

@@ -165,19 +165,11 @@ class RowScorer:
         excluded : array (n,) uint8, optional
             Nonzero where a row is not to have an influence.
         """
-        parts = []
         n = len(rows[0])
         scales = [None] * len(rows) if scales is None else scales
-        for c, (block, scale) in enumerate(zip(rows, scales, strict=True)):
-            if block.shape[0] != n or block.shape[1] * block.itemsize != self._row_bytes[c]:
-                raise ValueError(
-                    f"rows[{c}]: expected shape ({n}, …) of {self._row_bytes[c]} bytes a row, as {self._dtypes[c]} "
-                    f"rows have, got {block.shape} of {block.shape[1] * block.itemsize}"
-                )
-            if self._dtypes[c] in QUANTISED and (scale is None or scale.shape != (n,) or scale.dtype != np.float32):
-                raise ValueError(f"scales[{c}]: expected shape ({n},) float32 for {self._dtypes[c]} rows, got another")
-            scale = None if scale is None else np.ascontiguousarray(scale)
-            parts.append(Part(self._prepared[c], rows_view(block), scale, self._weights[c]))
+        parts = [
+            self._part(c, block, scale, n, None) for c, (block, scale) in enumerate(zip(rows, scales, strict=True))
+        ]
         for name, array, shape, dtype in (
             ("influence", out.influence, (n,), np.float32),
             ("best", out.best, (n,), np.int32),
@@ -185,16 +177,45 @@ class RowScorer:
             ("excluded", excluded, (n,), np.uint8),
             ("scores", out.scores, (n, self.n_columns), np.float32),
         ):
-            if array is None:
-                continue
-            if array.shape != shape or array.dtype != dtype or (n and array.strides[-1] != array.itemsize):
-                raise ValueError(
-                    f"{name}: expected shape {shape} of {np.dtype(dtype).name}, contiguous, "
-                    f"got {array.shape} of {array.dtype.name}"
-                )
-        if n:
+            _check_output(name, array, shape, dtype)
+        self._call(parts, out, excluded)
+
+    def score_checkpoint(
+        self, checkpoint: int, rows: np.ndarray, out: np.ndarray, *, scales: np.ndarray | None = None
+    ) -> None:
+        """Fill `out`, (n, S) float32, with the scores of a block at one checkpoint alone.
+
+        0 for a row of zeros and NaN for one that is not finite, as `score_rows` has it.
+        """
+        self._call([self._part(checkpoint, rows, scales, len(rows), out)], BlockScores(), None)
+
+    def _part(self, c: int, rows: np.ndarray, scales: np.ndarray | None, n: int, scores: np.ndarray | None) -> Part:
+        if rows.shape[0] != n or rows.shape[1] * rows.itemsize != self._row_bytes[c]:
+            raise ValueError(
+                f"rows[{c}]: expected shape ({n}, …) of {self._row_bytes[c]} bytes a row, as {self._dtypes[c]} "
+                f"rows have, got {rows.shape} of {rows.shape[1] * rows.itemsize}"
+            )
+        if self._dtypes[c] in QUANTISED:
+            if scales is None or scales.shape != (n,) or scales.dtype != np.float32:
+                raise ValueError(f"scales[{c}]: expected shape ({n},) float32 for {self._dtypes[c]} rows, got another")
+            scales = np.ascontiguousarray(scales)
+        _check_output("out", scores, (n, self.n_columns), np.float32)
+        return Part(self._prepared[c], rows_view(rows), scales, self._weights[c], scores)
+
+    def _call(self, parts: Sequence[Part], out: BlockScores, excluded: np.ndarray | None) -> None:
+        if len(parts[0].rows):
             hide = STATUS_NONFINITE | STATUS_ZERO
             self._run(parts, out, reduce=self._reduce, excluded=excluded, hide=hide, threads=self._threads)
+
+
+def _check_output(name: str, array: np.ndarray | None, shape: tuple[int, ...], dtype: type) -> None:
+    if array is None:
+        return
+    if array.shape != shape or array.dtype != dtype or (array.size and array.strides[-1] != array.itemsize):
+        raise ValueError(
+            f"{name}: expected shape {shape} of {np.dtype(dtype).name}, contiguous, "
+            f"got {array.shape} of {array.dtype.name}"
+        )
 
 
 def _check_finite(name: str, targets: np.ndarray) -> None:

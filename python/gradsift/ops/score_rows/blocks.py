@@ -32,12 +32,15 @@ class Part:
         within a row
     scales : (n,) float32, contiguous, of quantised rows; else None
     weight : the checkpoint's weight
+    scores : (n, S) float32, rows contiguous, or None; filled with the scores at this checkpoint alone, NaN where the
+        row is not finite
     """
 
     targets: Any
     rows: Array
     scales: Array | None
     weight: float
+    scores: Array | None = None
 
 
 @dataclass

@@ -43,7 +43,14 @@ def score_rows(
     n = parts[0].rows.shape[0]
     _native.score_rows(
         parts=[
-            (part.targets.native, part.rows.ctypes.data, part.rows.strides[0], _address(part.scales), part.weight)
+            (
+                part.targets.native,
+                part.rows.ctypes.data,
+                part.rows.strides[0],
+                _address(part.scales),
+                part.weight,
+                _matrix(part.scores),
+            )
             for part in parts
         ],
         n=n,
@@ -53,10 +60,14 @@ def score_rows(
         influence=_address(out.influence),
         best=_address(out.best),
         status=_address(out.status),
-        scores=(0, 0) if out.scores is None else (out.scores.ctypes.data, stride_of(out.scores, 0)),
+        scores=_matrix(out.scores),
         threads=default_threads() if threads is None else threads,
     )
 
 
 def _address(array: np.ndarray | None) -> int:
     return 0 if array is None else int(array.ctypes.data)
+
+
+def _matrix(array: np.ndarray | None) -> tuple[int, int]:
+    return (0, 0) if array is None else (array.ctypes.data, stride_of(array, 0))

@@ -42,7 +42,10 @@ def score_rows(
         norm = np.linalg.norm(x, axis=1)
         status |= np.where(finite, np.where(norm == 0, STATUS_ZERO, 0), STATUS_NONFINITE).astype(np.uint8)
         norm[norm == 0.0] = 1.0
-        total += part.weight * (x @ part.targets.targets.T) / norm[:, None]
+        one = ((x @ part.targets.targets.T) / norm[:, None]).astype(np.float32)
+        total += part.weight * one.astype(np.float64)
+        if part.scores is not None:
+            part.scores[:] = np.where(finite[:, None], one, np.float32(np.nan))
     scores = total.astype(np.float32)
     hidden = (status & hide) != 0
     if excluded is not None:
