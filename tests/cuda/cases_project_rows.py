@@ -45,16 +45,19 @@ def integers(*shape, dtype="float32"):
 
 
 if TINY:
-    (got, squares), (want, want_squares) = both(integers(3, 130 * 257), ProjectionSpec(1024), (130, 257))
-    cases.equal("sketches", got, want)
-    cases.equal("norms", squares, want_squares)
-    second = guarded(rng.random((33, 150)).astype(np.float32) + 0.1)
-    grads = guarded(rng.standard_normal((1, 33 * 150)).astype(np.float32))
-    (got, squares), (want, _) = both(
-        grads, ProjectionSpec(256), (33, 150), gamma=Gamma.adam(step=2), moments=(guarded(second - 0.5), second)
-    )
-    cases.close("adam", got, want, BUDGETS["project_rows", "adam"])
-    cases.keep(got, squares)
+    for shape in ((130, 257), (130, 256)):  # ragged, aligned
+        (got, squares), (want, want_squares) = both(integers(3, shape[0] * shape[1]), ProjectionSpec(1024), shape)
+        cases.equal("sketches", got, want)
+        cases.equal("norms", squares, want_squares)
+    second = guarded(rng.random((33, 152)).astype(np.float32) + 0.1)
+    moments = (guarded(second - 0.5), second)
+    for samples in (1, 2):
+        grads = guarded(rng.standard_normal((samples, 33 * 152)).astype(np.float32))
+        (got, squares), (want, _) = both(
+            grads, ProjectionSpec(256), (33, 152), gamma=Gamma.adam(step=2), moments=moments
+        )
+        cases.close("adam", got, want, BUDGETS["project_rows", "adam"])
+        cases.keep(got, squares)
     cases.end()
 
 # Exact: sums of small integers. Shapes with ragged edges, of one row, of more rows than a chunk, of several slices.

@@ -14,13 +14,11 @@ ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 FLAGS = [
     "-std=c++20",
-    "-O1",
     "-g1",
     "-fPIC",
     "-ffp-contract=off",
     "-Wall",
     "-Wextra",
-    "-Werror",
     "-Wno-unknown-pragmas",
 ]
 VARIANTS = {
@@ -60,8 +58,10 @@ def linked(sources, variant, target, csrc=CSRC, optimise="-O1"):
     folder = ROOT / "build/emulator"
     folder.mkdir(parents=True, exist_ok=True)
     fixed = [*sorted((CSRC / "cuda/emulator").glob("*.cpp")), ROOT / "tests/cuda/mock_driver.cpp"]
-    objects = [compiled(source, [*flags, "-O1"], folder) for source in fixed]
-    objects += [compiled(source, [*flags, optimise], folder, csrc) for source in sources]
+    objects = [compiled(source, [*flags, "-O1", "-Werror"], folder) for source in fixed]
+    # A planted bug may leave something unused.
+    flags += [optimise] if csrc != CSRC else [optimise, "-Werror"]
+    objects += [compiled(source, flags, folder, csrc) for source in sources]
     command = ["g++", "-shared", *VARIANTS[variant], *map(str, objects), "-pthread", "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

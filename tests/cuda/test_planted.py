@@ -62,8 +62,8 @@ PLANTED = {
     ),
     "no edge of the columns": (
         ROWS,
-        "x[j] = j < left ? Element::load(at + j) : 0.0f",
-        "x[j] = Element::load(at + j)",
+        "raw[j] = j < left ? at[j] : typename Element::Type{}",
+        "raw[j] = at[j]",
         "cases_project_rows.py",
         (1, -signal.SIGSEGV),
         r"FAILED sketches|Segmentation fault",

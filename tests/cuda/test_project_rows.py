@@ -30,4 +30,4 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(run_emulated):
 
 @pytest.mark.slow
 def test_thread_sanitizer_finds_no_race(run_emulated):
-    assert passed(run_emulated("cases_project_rows.py", "tiny", variant="thread", timeout=900)) == 3
+    assert passed(run_emulated("cases_project_rows.py", "tiny", variant="thread", timeout=900)) == 6
