@@ -1,6 +1,9 @@
 """Scores of rows of 8, 4 and 1 bit, which meet their targets as integers: on every instruction set, against the
 float64 scores of the dequantised rows, and bit for bit among themselves."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -181,3 +184,37 @@ def test_checkpoints_of_several_dtypes_add_up(isa, rng):
     np.testing.assert_allclose(found.scores, np.tensordot(weights, np.array(each, np.float64), 1), rtol=0, atol=1e-7)
     assert np.array_equal(found.influence, found.scores.max(axis=1))
     assert np.array_equal(found.best, found.scores.argmax(axis=1))
+
+
+GUARDED = """
+import ctypes, mmap
+import numpy as np
+from gradsift import _native
+from gradsift.ops.score_rows import BlockScores, RowScorer
+
+page = mmap.PAGESIZE
+memory = mmap.mmap(-1, 129 * page)
+end = 128 * page
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+protect = ctypes.CDLL(None, use_errno=True).mprotect
+protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+assert protect(start + end, page, 0) == 0
+for level in _native.isas():
+    _native.set_isa(level)
+    for dtype, bits in (("int8", 8), ("int4", 4), ("int1", 1)):
+        for dim in (256, 512, 2048):
+            scorer = RowScorer([np.ones((3, dim), np.float32)], [1.0], [dtype])
+            for n in (1, 2, 15, 63, 65):
+                size = n * dim * bits // 8
+                rows = np.frombuffer(memory, np.uint8, size, end - size).reshape(n, -1)
+                out = BlockScores(scores=np.empty((n, 3), np.float32))
+                print(level, dtype, dim, n, flush=True)
+                scorer.score([rows], out, scales=[np.ones(n, np.float32)])
+print("all")
+"""
+
+
+def test_nothing_is_read_past_the_last_byte_of_the_last_row(native):
+    run = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, (run.stdout.splitlines()[-1:], run.stderr[-500:])
+    assert run.stdout.endswith("all\n")
