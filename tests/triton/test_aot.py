@@ -74,3 +74,29 @@ def test_products_run_on_tensor_cores(aot, found):
 def test_the_page_has_the_table_of_the_budgets(aot):
     kept = json.loads(aot.BUDGETS.read_text("utf-8"))["kernels"]
     assert aot.between_marks(aot.PAGE.read_text("utf-8")).strip() == aot.table(kept)
+
+
+@pytest.fixture(scope="module")
+def launched():
+    command = [sys.executable, str(HERE / "run_just_in_time.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@compiles
+def test_what_a_call_passes_compiles_as_it_would_on_a_card(launched):
+    for kernels in launched.values():
+        assert [kernel["kernel"] for kernel in kernels] == ["sketch_tiles", "add_slabs"]
+        assert kernels[0]["products"] > 0
+
+
+@compiles
+def test_layers_of_a_model_share_one_compilation(launched):
+    assert launched["LoRA"] == launched["another layer, wider"]
+
+
+@compiles
+def test_operands_are_copied_asynchronously_where_vectors_divide_them(launched):
+    """Both operands, then one of them: the other's rows begin at odd places."""
+    assert launched["LoRA"][0]["copies"] > launched["rows of an odd stride"][0]["copies"] > 0
