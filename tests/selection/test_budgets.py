@@ -232,3 +232,27 @@ def test_take_reads_rows_of_a_store_in_any_order(make_store):
     assert store.take(np.array([], np.int64)).shape == (0, P)
     with pytest.raises(IndexError, match=r"take: expected rows that are there, got \[100, -1\]"):
         store.take(np.array([3, 100, -1]))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "near"),
+    [({"deduplicate": 0.9}, 0.9), ({"selector": "knn_kde", "reduce": "max", "options": {"sigma": 0.6}}, 0.82)],
+)
+def test_a_threshold_that_unrelated_rows_reach_is_warned_of_with_the_cosines_of_the_pool(wishes, near):
+    rng = np.random.default_rng(12)
+    apart = rng.standard_normal((300, P)).astype(np.float32)
+    alike = (apart + 4 * rng.standard_normal(P)).astype(np.float32)  # as momentum makes update directions
+    targets = rng.standard_normal((3, P)).astype(np.float32)
+    found = {}
+    for name, rows in (("apart", apart), ("alike", alike)):
+        result = select([rows], [targets], count=20, **wishes)
+        pairs, warnings = result.diagnostics["pairs"], result.diagnostics["warnings"]
+        unit = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+        cosines = (unit @ unit.T)[np.triu_indices(300, 1)]
+        assert pairs["near"] == pytest.approx(near)
+        assert pairs["share"] == pytest.approx((cosines >= near).mean())
+        assert pairs["quantiles"]["0.999"] == pytest.approx(np.quantile(cosines, 0.999), abs=1e-5)
+        found[name] = [w for w in warnings if "near-duplicates" in w]
+    assert not found["apart"]
+    assert "of random pairs of the pool have the cosine of near-duplicates" in found["alike"][0]
+    assert "pairs" not in select([apart], [targets], count=20).diagnostics

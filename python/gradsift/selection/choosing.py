@@ -31,6 +31,10 @@ from gradsift.selection.selectors import (
 )
 from gradsift.selection.sources import SampleId, ids_digest
 
+# A share above this of pairs drawn at random is no share of copies.
+_MANY_NEAR = 0.001
+_PAIRED_ROWS = 512
+_QUANTILES = (0.5, 0.9, 0.99, 0.999)
 _SEEDED = ("random", "knn_kde")
 
 
@@ -143,6 +147,7 @@ def conclude(
     scored = Scored(pool, columns, reduce, ids, lengths, wish.groups, wish.seed, rows, watched)
     collapse = None if wish.deduplicate is None or rows is None else Collapse(rows, wish.deduplicate)
     choice, passed_over = fill(wish.selector.plan(scored), budget, collapse)
+    pairs = _pairs(wish, rows, scored.eligible)
     taken = len(choice.positions)
     if not taken:
         raise DataError(
@@ -161,6 +166,24 @@ def conclude(
     if budget.costs is not None:
         spent = int(budget.costs[choice.positions].sum())
         counts |= {"requested_tokens": spent if budget.amount is None else budget.amount, "selected_tokens": spent}
+    diagnostics = diagnose(
+        pool,
+        sample,
+        columns,
+        weights,
+        reduce=reduce,
+        selected=taken,
+        checkpoints=checkpoints,
+        projected=projected,
+    )
+    if pairs is not None:
+        diagnostics["pairs"] = pairs
+        if pairs["share"] > _MANY_NEAR:
+            diagnostics["warnings"].append(
+                f"{pairs['share']:.1%} of random pairs of the pool have the cosine of near-duplicates, "
+                f"{pairs['near']:.3g}, or more: rows that are none are treated as such; 99.9% of pairs are below "
+                f"{pairs['quantiles']['0.999']:.3f}"
+            )
     return Selection(
         ids=[i for i in map(ids.__getitem__, choice.positions.tolist()) if i is not None],
         positions=choice.positions,
@@ -181,16 +204,7 @@ def conclude(
                 "python": sys.version.split()[0],
             },
             "pool": pool_measures(pool.influence[eligible], pool.tokens[eligible]),
-            "diagnostics": diagnose(
-                pool,
-                sample,
-                columns,
-                weights,
-                reduce=reduce,
-                selected=taken,
-                checkpoints=checkpoints,
-                projected=projected,
-            ),
+            "diagnostics": diagnostics,
             "distributions": distributions(pool, sample, columns, weights, choice.positions, ids),
         },
         influence=pool.influence,
@@ -198,6 +212,24 @@ def conclude(
         columns=columns.names,
         problem=problem,
     )
+
+
+def _pairs(wish: Wish, rows: PoolRows | None, eligible: np.ndarray) -> dict[str, Any] | None:
+    """Cosines of pairs of rows drawn at random, beside the one from which on the wish takes them for near-duplicates.
+
+    Update directions of unrelated samples share the optimizer's momentum, and may be as near as copies elsewhere.
+    """
+    near = wish.selector.near if wish.deduplicate is None else wish.deduplicate
+    if rows is None or near is None or len(eligible) < 2:
+        return None
+    some = np.sort(np.random.default_rng(0).choice(eligible, min(_PAIRED_ROWS, len(eligible)), replace=False))
+    drawn = rows.take(some)
+    cosines = drawn.cosines(drawn)[np.triu_indices(len(some), 1)]
+    return {
+        "near": near,
+        "share": float((cosines >= near).mean()),
+        "quantiles": {str(q): float(v) for q, v in zip(_QUANTILES, np.quantile(cosines, _QUANTILES), strict=True)},
+    }
 
 
 def _checked_lengths(lengths: Sequence[int] | np.ndarray | None, n_rows: int) -> np.ndarray | None:

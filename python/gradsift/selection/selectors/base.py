@@ -67,6 +67,11 @@ class Selector(ABC):
     needs_rows: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = False
 
+    @property
+    def near(self) -> float | None:
+        """The cosine from which on it takes two rows for near-duplicates."""
+        return None
+
     def check(self, reduce: str) -> None:  # noqa: B027  # most take any
         """Refuses a reduction that the selector can make nothing of."""
 

@@ -58,6 +58,10 @@ class KnnKde(Selector):
         check_number("c", self.c, "a number > 0", lambda x: x > 0.0)
         check_count("neighbours", self.neighbours, least=2)
 
+    @property
+    def near(self) -> float | None:
+        return 1.0 - self.sigma**2 / 2 if self.sigma > 0 else None
+
     def check(self, reduce: str) -> None:
         if reduce != "max":
             raise ValueError(
