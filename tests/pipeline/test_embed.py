@@ -76,7 +76,7 @@ def test_rds_takes_what_its_formula_takes_and_no_gradient(shared: dict[str, Any]
     assert chosen["diagnostics"]["projected"] is False
     finished = FinishedSelection.open(run.config)
     assert "Implied recall" not in finished.write_report().read_text(encoding="utf-8")
-    (first,) = finished.why(chosen["positions"][:1], closest=1)
+    first = finished.explain(chosen["ids"][0], neighbours=0)
     assert first.influence == pytest.approx(cosines[chosen["positions"][0]].max(), abs=1e-5)
 
 
