@@ -154,6 +154,18 @@ void add_part(const ScoreRows::Part& part, int64_t first, int64_t count, bool la
     }
 }
 
+/// Turns columns of totals into rows of scores, some rows at a time: both stay in the first cache.
+void write_scores(const ScoreRows& call, int64_t first, int64_t count, int64_t columns, const Workspace& work) {
+    constexpr int64_t kRowsAtOnce = 8;
+    for (int64_t begin = 0; begin < count; begin += kRowsAtOnce) {
+        const int64_t end = std::min(begin + kRowsAtOnce, count);
+        for (int64_t c = 0; c < columns; ++c) {
+            const double* const totals = work.totals.data() + c * kTileRows;
+            for (int64_t r = begin; r < end; ++r) call.scores.row(first + r)[c] = static_cast<float>(totals[r]);
+        }
+    }
+}
+
 void write_tile(const ScoreRows& call, int64_t first, int64_t count, int64_t columns, Workspace& work) {
     float value[kTileRows];
     int32_t best[kTileRows];
@@ -172,6 +184,7 @@ void write_tile(const ScoreRows& call, int64_t first, int64_t count, int64_t col
             sum[r] += static_cast<double>(score);
         }
     }
+    if (call.scores) write_scores(call, first, count, columns, work);
     for (int64_t r = 0; r < count; ++r) {
         const int64_t row = first + r;
         const bool hidden = (work.status[r] & call.hide) != 0 || (call.excluded != nullptr && call.excluded[row] != 0);
@@ -181,12 +194,7 @@ void write_tile(const ScoreRows& call, int64_t first, int64_t count, int64_t col
             const float mean = static_cast<float>(sum[r] / static_cast<double>(columns));
             call.influence[row] = hidden ? kNan : call.reduce == Reduce::kMean ? mean : value[r];
         }
-        if (call.scores) {
-            float* const scores = call.scores.row(row);
-            for (int64_t c = 0; c < columns; ++c) {
-                scores[c] = hidden ? kNan : static_cast<float>(work.totals[static_cast<size_t>(c * kTileRows + r)]);
-            }
-        }
+        if (call.scores && hidden) std::fill_n(call.scores.row(row), columns, kNan);
     }
 }
 
