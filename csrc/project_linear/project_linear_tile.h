@@ -24,7 +24,7 @@ struct Side {
 template <class T>
 inline bool crowds_cache(const Side<T>& side, int64_t tokens) {
     const int64_t lines = side.stride * int64_t{sizeof(T)} / 64;
-    if (lines == 0) return false;  // tokens lie in one stretch of memory
+    if (lines == 0) return false;                            // tokens lie in one stretch of memory
     const int64_t power = (lines | 2048) & -(lines | 2048);  // the largest power of two that divides both
     return tokens > 4 * (2048 / power);
 }
