@@ -1,82 +1,154 @@
-"""`gradsift.ops.score_rows` against the plain NumPy expression and the machine's read rate; one JSON line a case.
+"""`score_rows` on rows of floats against memory, matrix products and other people's scoring.
 
-    PYTHONPATH=python python benchmarks/bench_score_rows.py [--rows 16384] [--repeats 15]
+    python -m pytest benchmarks/bench_score_rows.py [--record]
 
-A (`score_rows`) and B (``(rows @ targets.T) / norms``, one product of the whole block) alternate; ``read`` sums the
-rows once, which is the floor for few columns. 2, 9, 27 and 57 columns are the subtasks of a small run, TyDiQA, BBH and
-MMLU; 285 are MMLU's target examples unfolded, what ``reduce="max"`` costs.
+16,384 rows of 8,192 numbers out of memory, scored, reduced to the best column and its number. Targets are averaged per
+subtask before, ours and the peers', so that a column is a subtask; only the released LESS code and faiss take five
+targets a subtask. The floor is the larger of reading the rows once and of the operations at the rate of the best
+library product of that precision. One thread, in CPU time of the process.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import time
+import functools
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
+import pytest
+import torch
 
-from gradsift.ops import score_rows
+import bandwidth
+import timing
+from gradsift.ops.score_rows import BlockScores, RowScorer
 
-PROJ_DIM = 8192
-COLUMNS = (1, 2, 9, 27, 57, 285)
-
-
-def plain(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    return (rows @ targets.T) / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def alternate(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds of every call, (repeats,) each, the calls taking turns; the first turn is not counted."""
-    seconds = {name: np.empty(repeats) for name in calls}
-    for turn in range(-1, repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn >= 0:
-                seconds[name][turn] = time.perf_counter() - start
-    return seconds
+N, P = 16_384, 8192
+EACH = 5  # targets a subtask
+BLOCK = 4096
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+Call = Callable[[], object]
+pytestmark = [pytest.mark.benchmark(timer=timing.cpu_clock), pytest.mark.usefixtures("one_thread")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=16384, help="rows of the block (8192 numbers of float32 each)")
-    parser.add_argument("--repeats", type=int, default=15)
-    options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((options.rows, PROJ_DIM), dtype=np.float32)
-    for n_columns in COLUMNS:
-        targets = rng.standard_normal((n_columns, PROJ_DIM), dtype=np.float32)
-        targets /= np.linalg.norm(targets, axis=1, keepdims=True)
-        out = np.empty((options.rows, n_columns), np.float32)
-        error = np.abs(score_rows(rows[:512], targets) - score_rows(rows[:512], targets, backend="reference")).max()
-        seconds = alternate(
-            {
-                "score_rows": lambda targets=targets, out=out: score_rows(rows, targets, out=out),
-                "plain": lambda targets=targets: plain(rows, targets),
-                "read": rows.sum,
-            },
-            options.repeats,
-        )
-        p20, median, p80 = np.quantile(seconds["score_rows"], [0.2, 0.5, 0.8])
-        result = {
-            "op": "score_rows",
-            "rows": options.rows,
-            "proj_dim": PROJ_DIM,
-            "columns": n_columns,
-            "ms": {"p20": round(p20 * 1e3, 2), "median": round(median * 1e3, 2), "p80": round(p80 * 1e3, 2)},
-            "gb_per_s": round(rows.nbytes / median / 1e9, 2),
-            "gflop_per_s": round(2 * rows.size * n_columns / median / 1e9, 1),
-            "read_time_share": round(float(np.median(seconds["read"]) / median), 3),
-            "times_faster_than_plain": round(float(np.median(seconds["plain"] / seconds["score_rows"])), 2),
-            "largest_error": float(error),
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, numpy {np.__version__}",
-            "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        }
-        print(json.dumps(result), flush=True)
+@functools.lru_cache(maxsize=1)
+def stored(dtype: str) -> np.ndarray:
+    some = np.random.default_rng(0).standard_normal((2048, P), dtype=np.float32)
+    kind = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}[dtype]
+    rows = bandwidth.aligned((N, P * BYTES[dtype] // 4)).view(kind)
+    for part in np.split(rows, N // len(some)):
+        part[:] = some
+    return rows
 
 
-if __name__ == "__main__":
-    main()
+def targets(columns: int) -> np.ndarray:
+    rows = np.random.default_rng(1).standard_normal((columns, P), dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def rounded(columns: int) -> np.ndarray:
+    return targets(columns).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def ours(dtype: str, columns: np.ndarray) -> Call:
+    scorer = RowScorer([columns], [1.0], [dtype], threads=1)
+    out = BlockScores(influence=np.empty(N, np.float32), best=np.empty(N, np.int32))
+    return lambda: scorer.score([stored(dtype)], out)
+
+
+def tensor(rows: np.ndarray) -> torch.Tensor:
+    if rows.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(rows)
+
+
+def product(dtype: str) -> tuple[dict[str, Call], int]:
+    """Library products of 2048³ and their operations: bfloat16 in oneDNN, float32 in NumPy's BLAS and torch's two."""
+    a, b = (np.random.default_rng(i).standard_normal((2048, 2048), dtype=np.float32) for i in (2, 3))
+    ta, tb = torch.from_numpy(a), torch.from_numpy(b)
+    if dtype == "bfloat16":
+        half_a, half_b, out = ta.bfloat16(), tb.bfloat16(), torch.empty(2048, 2048, dtype=torch.bfloat16)
+        return {"product": lambda: torch.mm(half_a, half_b, out=out)}, 2 * 2048**3
+    kept = np.empty_like(a)
+    return {"product": lambda: np.matmul(a, b, out=kept)}, 2 * 2048**3
+
+
+@pytest.mark.parametrize("columns", [1, 4, 10, 20, 32, 57, 128])
+@pytest.mark.parametrize("dtype", list(BYTES))
+def test_to_floor(dtype, columns, record, benchmark, seconds):
+    readers = timing.fastest(bandwidth.readers(stored(dtype).view(np.float32), 1), timing.cpu_clock, 1)
+    (reader,) = readers
+    products, operations = product(dtype)
+    calls = {"ours": ours(dtype, targets(columns)), **readers, **products}
+    if dtype == "bfloat16":
+        calls["rounded"] = ours(dtype, rounded(columns))
+    times = timing.alternate(calls, timing.cpu_clock, seconds=2 * seconds, benchmark=benchmark)
+    read_ms = times.median(reader) * 1e3
+    product_ms = times.median("product") * 1e3 * (2 * N * P * columns / operations)
+    floor_ms = max(read_ms, product_ms)
+    extra = {"rounded_to_floor": round(times.median("rounded") * 1e3 / floor_ms, 2)} if "rounded" in calls else {}
+    record(
+        f"{dtype}, {columns} columns",
+        to_floor=round(times.median("ours") * 1e3 / floor_ms, 2),
+        **extra,
+        ours_ms=times.ms("ours"),
+        read_ms=round(read_ms, 2),
+        product_ms=round(product_ms, 2),
+    )
+
+
+def torch_bf16(columns: int) -> Call:
+    rows, target = tensor(stored("bfloat16")), torch.from_numpy(targets(columns)).bfloat16().T
+    out = torch.empty(BLOCK, columns, dtype=torch.bfloat16)
+
+    def run() -> None:
+        for part in rows.split(BLOCK):
+            torch.mm(part, target, out=out[: len(part)]).max(dim=1)
+
+    return run
+
+
+def numkong_bf16(columns: int) -> Call:
+    import numkong
+
+    rows = stored("bfloat16")
+    packed = numkong.dots_pack(targets(columns).astype(ml_dtypes.bfloat16), dtype="bf16")
+    out = numkong.Tensor(np.zeros((N, columns), np.float32))
+    return lambda: numkong.dots_packed(rows, packed, out=out, start_row=0, end_row=N)
+
+
+def released(columns: int) -> Call:
+    """What LESS's matching.py computes: rows to float32, every target a column, means, the largest."""
+    rows, target = tensor(stored("bfloat16")), torch.from_numpy(targets(columns * EACH)).T
+
+    def run() -> None:
+        torch.mm(rows.float(), target).reshape(N, columns, EACH).mean(-1).max(-1)
+
+    return run
+
+
+def faiss_flat(columns: int) -> Call:
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexScalarQuantizer(P, faiss.ScalarQuantizer.QT_bf16, faiss.METRIC_INNER_PRODUCT)
+    index.add(stored("bfloat16").astype(np.float32))
+    return lambda: index.search(targets(columns * EACH), 100)
+
+
+@pytest.mark.parametrize("columns", [10, 20, 57])
+def test_peers_to_ours(columns, record, benchmark, seconds):
+    calls = {
+        "ours": ours("bfloat16", targets(columns)),
+        "ours, targets in bfloat16": ours("bfloat16", rounded(columns)),
+        "torch bf16": torch_bf16(columns),
+        "numkong bf16": numkong_bf16(columns),
+        "released LESS": released(columns),
+    }
+    if columns == 20:
+        calls["faiss, best 100 a target"] = faiss_flat(columns)
+    times = timing.alternate(calls, timing.cpu_clock, rounds=5, benchmark=benchmark)
+    record(
+        f"{columns} columns",
+        ms={name: times.ms(name)["median"] for name in calls},
+        times_ours={name: round(times.ratio(name, "ours"), 2) for name in calls if name != "ours"},
+    )

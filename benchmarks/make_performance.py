@@ -73,7 +73,8 @@ def _worst_gamma(cases: Cases) -> float:
     return max(ratio for case in cases for kind, ratio in case["ratios"].items() if kind != "adam, with norms")
 
 
-LINEAR, ROWS, COLLECTOR, QUANTISED = "project_linear", "project_rows", "collector", "score_quantised"
+LINEAR, ROWS, COLLECTOR = "project_linear", "project_rows", "collector"
+FLOATS, QUANTISED = "score_rows", "score_quantised"
 GOALS = (
     Goal(LINEAR, "fp32_adam_to_gemm", "fp32, exact Adam: time to the best library product that only forms G, "
          "geometric mean of the shapes", _mean("ratio"), 1.05),
@@ -106,6 +107,19 @@ GOALS = (
          "gradients, packed", _one("all linear layers bf16", "packed_to_plain"), 1.35),
     Goal(COLLECTOR, "full_parameters", "collecting for all linear layers, padded",
          _one("all linear layers bf16", "padded_to_plain"), 1.35),
+    *(Goal(FLOATS, "to_floor", f"scoring {dtype} rows, {columns} columns, one thread: time to the larger of one read "
+           "and the operations at the library product's rate", _one(f"{dtype}, {columns} columns", "to_floor"), 1.4)
+      for dtype in ("bfloat16", "float16", "float32") for columns in (1, 4, 10, 20, 32, 57, 128)),
+    *(Goal(FLOATS, "to_floor", f"the same, bfloat16 rows and targets, {columns} columns",
+           _one(f"bfloat16, {columns} columns", "rounded_to_floor"), 1.4)
+      for columns in (1, 4, 10, 20, 32, 57, 128)),
+    *(Goal(FLOATS, "peers_to_ours", f"{peer}'s time to ours, {columns} columns", _peer(f"{columns} columns", peer),
+           limit, False)
+      for peer, limit in (("torch bf16", 2), ("numkong bf16", 1), ("released LESS", 20)) for columns in (10, 20)),
+    *(Goal(FLOATS, "peers_to_ours", f"{peer}'s time to ours, 57 columns", _peer("57 columns", peer), limit, False)
+      for peer, limit in (("torch bf16", 1), ("numkong bf16", 1), ("released LESS", 20))),
+    Goal(FLOATS, "peers_to_ours", "faiss's time to ours, 20 columns", _peer("20 columns", "faiss, best 100 a target"),
+         20, False),
     *(Goal(QUANTISED, "to_floor", f"scoring int8 rows, {columns} columns: time to the larger of one read and the "
            "operations at the int8 product's rate", _one(f"int8, {columns} columns", "to_floor"), 1.4)
       for columns in (1, 10, 32, 100, 128)),

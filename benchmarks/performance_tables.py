@@ -212,6 +212,19 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[list[Run]], str]]]] = {
         ),
         "distortion_beside_time": ("Distortion beside time", _distortions),
     },
+    "score_rows": {
+        "to_floor": (
+            "`score_rows` on rows of floats, one thread",
+            _columns(
+                ("times the floor", lambda c: c["to_floor"]),
+                ("targets in bfloat16", lambda c: c.get("rounded_to_floor", "")),
+                ("ms", lambda c: c["ours_ms"]["median"]),
+                ("one read, ms", lambda c: c["read_ms"]),
+                ("product, ms", lambda c: c["product_ms"]),
+            ),
+        ),
+        "peers_to_ours": ("bfloat16 rows, others, one thread", _columns(("times our time", _times), ("ms", _each_ms))),
+    },
     "score_quantised": {
         "to_floor": (
             "`score_rows` on quantised rows, two threads",
