@@ -69,6 +69,16 @@ def _peer(case_name: str, peer: str) -> Callable[[Cases], float]:
     return lambda cases: next(float(case["times_ours"][peer]) for case in cases if case["case"] == case_name)
 
 
+def _equal(case_name: str, peer: str) -> Callable[[Cases], float]:
+    """A peer's time to that of our scores of the same precision."""
+
+    def value(cases: Cases) -> float:
+        ms = next(case["ms"] for case in cases if case["case"] == case_name)
+        return round(float(ms[peer]) / float(ms["ours, targets in bfloat16"]), 2)
+
+    return value
+
+
 def _worst_gamma(cases: Cases) -> float:
     return max(ratio for case in cases for kind, ratio in case["ratios"].items() if kind != "adam, with norms")
 
@@ -110,14 +120,18 @@ GOALS = (
     *(Goal(FLOATS, "to_floor", f"scoring {dtype} rows, {columns} columns, one thread: time to the larger of one read "
            "and the operations at the library product's rate", _one(f"{dtype}, {columns} columns", "to_floor"), 1.4)
       for dtype in ("bfloat16", "float16", "float32") for columns in (1, 4, 10, 20, 32, 57, 128)),
-    *(Goal(FLOATS, "to_floor", f"the same, bfloat16 rows and targets, {columns} columns",
+    *(Goal(FLOATS, "to_floor", f"scoring bfloat16 rows, {columns} columns, targets in bfloat16 too",
            _one(f"bfloat16, {columns} columns", "rounded_to_floor"), 1.4)
       for columns in (1, 4, 10, 20, 32, 57, 128)),
-    *(Goal(FLOATS, "peers_to_ours", f"{peer}'s time to ours, {columns} columns", _peer(f"{columns} columns", peer),
-           limit, False)
-      for peer, limit in (("torch bf16", 2), ("numkong bf16", 1), ("released LESS", 20)) for columns in (10, 20)),
-    *(Goal(FLOATS, "peers_to_ours", f"{peer}'s time to ours, 57 columns", _peer("57 columns", peer), limit, False)
-      for peer, limit in (("torch bf16", 1), ("numkong bf16", 1), ("released LESS", 20))),
+    *(Goal(FLOATS, "peers_to_ours", f"{peer}'s time to ours with targets in bfloat16 as it has them, {columns} columns",
+           _equal(f"{columns} columns", peer), limit, False)
+      for peer, limits in (("torch bf16", (2, 2, 1)), ("numkong bf16", (1, 1, 1)))
+      for columns, limit in zip((10, 20, 57), limits, strict=True)),
+    *(Goal(FLOATS, "peers_to_ours", f"{peer}'s time to ours, whose targets keep more, {columns} columns",
+           _peer(f"{columns} columns", peer), 1, False)
+      for peer in ("torch bf16", "numkong bf16") for columns in (10, 20, 57)),
+    *(Goal(FLOATS, "peers_to_ours", f"the released LESS code's time to ours, {columns} columns",
+           _peer(f"{columns} columns", "released LESS"), 20, False) for columns in (10, 20, 57)),
     Goal(FLOATS, "peers_to_ours", "faiss's time to ours, 20 columns", _peer("20 columns", "faiss, best 100 a target"),
          20, False),
     *(Goal(QUANTISED, "to_floor", f"scoring int8 rows, {columns} columns: time to the larger of one read and the "
