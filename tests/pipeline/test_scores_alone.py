@@ -65,8 +65,7 @@ def both(warm: dict[str, Any], tmp_path: Path, **changes: dict[str, Any]) -> tup
     ("dtype", "section"),
     [
         ("bfloat16", {"count": 12, "selector": "round_robin"}),
-        ("int8", {"count": 9, "reduce": "max", "selector": "vote", "options": {"over": "subtasks"}}),
-        ("bfloat16", {"count": 60, "budget": "tokens", "per_target": True}),
+        ("int8", {"count": 60, "budget": "tokens", "per_target": True, "reduce": "max", "selector": "vote"}),
     ],
 )
 def test_scores_alone_select_the_same_ids_as_rows(
