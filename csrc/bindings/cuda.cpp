@@ -69,6 +69,8 @@ void bind_cuda(py::module_& m) {
     m.def("cuda_images", &images, "The fatbins built in, by the .cu file they are of.");
     m.attr("cuda_targets") = cuda::kImageTargets;
     bind_cuda_project_rows(m);
+    bind_cuda_quantise(m);
+    bind_cuda_score_rows(m);
 }
 
 }  // namespace gradsift

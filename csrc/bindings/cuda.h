@@ -7,5 +7,7 @@ namespace gradsift {
 void bind_cuda(pybind11::module_& m);
 
 void bind_cuda_project_rows(pybind11::module_& m);
+void bind_cuda_quantise(pybind11::module_& m);
+void bind_cuda_score_rows(pybind11::module_& m);
 
 }  // namespace gradsift

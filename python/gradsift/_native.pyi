@@ -124,3 +124,56 @@ def cuda_project_rows(
     output: _Output,
     scratch: tuple[int, int],
 ) -> None: ...
+def cuda_quantise_scratch(device: int, rows: int, proj_dim: int) -> int: ...
+def cuda_quantise_rows(
+    *,
+    place: tuple[int, int],
+    rows: _Matrix,
+    n_rows: int,
+    proj_dim: int,
+    bits: int,
+    seed: int,
+    codes: int,
+    scales: int,
+    norms: int,
+    scratch: int,
+) -> None: ...
+def cuda_dequantise_rows(
+    *,
+    place: tuple[int, int],
+    codes: _Matrix,
+    scales: int,
+    n_rows: int,
+    proj_dim: int,
+    bits: int,
+    seed: int,
+    out: _Matrix,
+    scratch: int,
+) -> None: ...
+
+class CudaScoreColumns:
+    packed_bytes: int
+    planes: int
+    groups: int
+    def __init__(self, *, targets: int, columns: int, proj_dim: int, format: int) -> None: ...
+    def pack(self, *, packed: int, scale: int) -> None: ...
+
+_TopRows = tuple[int, int, int, int, int, int, int, int]
+
+def cuda_score_rows(
+    *,
+    place: tuple[int, int],
+    parts: list[tuple[CudaScoreColumns, int, int, int, int, int, int, float]],
+    n: int,
+    reduce: int,
+    excluded: int,
+    hide: int,
+    influence: int,
+    best: int,
+    status: int,
+    scores: _Matrix,
+) -> None: ...
+def cuda_top_rows_add(
+    *, place: tuple[int, int], top: _TopRows, influence: int, best: int, n: int, first_row: int
+) -> None: ...
+def cuda_top_rows_finish(*, place: tuple[int, int], top: _TopRows) -> None: ...

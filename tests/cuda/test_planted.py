@@ -11,6 +11,10 @@ ORDERS = ["forward", "reverse", "random"]
 # the sums whole and only change their order are seen by comparing the bits that the orders of warps give.
 OTHER_BITS = "other bits in another order"
 ROWS = "project_rows/project_rows.cu"
+SCORES = "score_rows/score_rows.cu"
+TOP = "score_rows/top_rows.cu"
+CODES = "quantise/quantise.cu"
+WRONG = r"FAILED .*: (at \(|expected errors|got )"
 PLANTED = {
     "no barrier between drawing and reading": (
         ROWS,
@@ -75,6 +79,94 @@ PLANTED = {
         "cases_project_rows.py",
         (1,),
         r"FAILED sketches: at \(0, \d+\): expected",
+    ),
+    "columns read before all have copied theirs": (
+        SCORES,
+        "__syncthreads();  // all see the columns",
+        "__syncwarp();  // all see the columns",
+        "cases_score_rows.py",
+        (1,),
+        WRONG,
+    ),
+    "one copy too few waited for": (
+        SCORES,
+        "wait_for_copies(args.stages - 2);",
+        "wait_for_copies(args.stages - 1);",
+        "cases_score_rows.py",
+        (1,),
+        WRONG,
+    ),
+    "rows in each other's lanes": (
+        SCORES,
+        "a[2 * m + 1][q][2 * h], a[2 * m][q][2 * h + 1]",
+        "a[2 * m][q][2 * h + 1], a[2 * m + 1][q][2 * h]",
+        "cases_score_rows.py",
+        (1,),
+        WRONG,
+    ),
+    "no end of the rows": (
+        SCORES,
+        "row < args.n ? args.row_bytes - byte : 0",
+        "args.row_bytes - byte",
+        "cases_score_rows.py",
+        (-signal.SIGSEGV,),
+        r"Segmentation fault",
+    ),
+    "all planes of a column weigh alike": (
+        SCORES,
+        "Rows::fold(sum, dots[m][j][e], weight)",
+        "Rows::fold(sum, dots[m][j][e], 1.0f)",
+        "cases_score_rows.py",
+        (1,),
+        WRONG,
+    ),
+    "the last of equal columns": (
+        SCORES,
+        "other == score && other_column < column",
+        "other == score && other_column > column",
+        "cases_score_rows.py",
+        (1,),
+        r"FAILED .*: best",
+    ),
+    "one row too many at the threshold": (
+        TOP,
+        "rank < of_key",
+        "rank <= of_key",
+        "cases_score_rows.py",
+        (1,),
+        r"FAILED top, tiny: rows",
+    ),
+    "the last of equal rows": (
+        TOP,
+        "mine == key && rank < of_key",
+        "mine == key && rank >= 1",
+        "cases_score_rows.py",
+        (1,),
+        r"FAILED top, tiny: rows",
+    ),
+    "a step of the transform before all have done the last": (
+        CODES,
+        "y[padded(first + k * h)] = v[k];\n    }\n    __syncthreads();",
+        "y[padded(first + k * h)] = v[k];\n    }\n    __syncwarp();",
+        "cases_quantise.py",
+        (1,),
+        r"FAILED .*: codes",
+    ),
+    "squares added in another order": (
+        CODES,
+        "int step = 1; step < 16; step *= 2",
+        "int step = 8; step > 0; step /= 2",
+        "cases_quantise.py",
+        (1,),
+        r"FAILED .*: norms",
+    ),
+    "halves rounded up": (
+        CODES,
+        "__float2int_rn(fminf(fmaxf(__fmul_rn(y, per_step), -largest), largest))",
+        "static_cast<int>(floorf(fminf(fmaxf(__fmul_rn(y, per_step), -largest), largest) + 0.5f))",
+        "cases_quantise.py",
+        (1,),
+        r"FAILED .*: codes",
     ),
 }
 

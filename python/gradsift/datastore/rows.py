@@ -157,7 +157,8 @@ def _store_rows(rows: np.ndarray, dtype: str, stored: np.ndarray) -> np.ndarray:
 def decode_rows(stored: StoredRows, dtype: str, *, seed: int = 0) -> np.ndarray:
     """`stored` rows as float32; for float32 the array itself, which may be a read-only view of the file."""
     if ROW_DTYPES[dtype].quantised:
-        return dequantise_rows(stored.numbers, stored.scales, bits=ROW_DTYPES[dtype].bits, seed=seed)
+        rows: np.ndarray = dequantise_rows(stored.numbers, stored.scales, bits=ROW_DTYPES[dtype].bits, seed=seed)
+        return rows
     return widen(stored.numbers, dtype)
 
 

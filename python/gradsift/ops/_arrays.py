@@ -251,7 +251,7 @@ def check_outputs(
         taken.append((name, span))
 
 
-def _strides(array: Array) -> tuple[int, ...]:
+def strides_of(array: Array) -> tuple[int, ...]:
     """In elements."""
     if is_tensor(array):
         return tuple(int(stride) for stride in array.stride())
@@ -276,7 +276,7 @@ def _check_writable(name: str, array: Array) -> None:
         if not array.flags.aligned:
             raise ValueError(f"{name}: expected an aligned array, got one at an address that its dtype does not divide")
     rows, columns = array.shape
-    row_stride, column_stride = _strides(array)
+    row_stride, column_stride = strides_of(array)
     if (columns > 1 and rows and column_stride != 1) or (rows > 1 and row_stride < columns):
         raise ValueError(
             f"{name}: expected contiguous rows that do not overlap, "
@@ -306,6 +306,14 @@ def allocate_out(like: Array, batch: int, proj_dim: int) -> Array:
         torch = sys.modules["torch"]
         return torch.empty((batch, proj_dim), dtype=torch.float32, device=like.device)
     return np.empty((batch, proj_dim), dtype=np.float32)
+
+
+def empty(like: Array, shape: tuple[int, ...], dtype: str) -> Array:
+    """Uninitialised: a tensor on the device of `like` if that is on one, else a NumPy array."""
+    if is_tensor(like) and device_of(like) != "cpu":
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+    return np.empty(shape, dtype)
 
 
 def store_row(out: Array, row: int, values: np.ndarray, accumulate: bool) -> None:

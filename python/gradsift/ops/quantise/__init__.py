@@ -28,9 +28,9 @@ class QuantisedRows:
         Norms of the rows as they were given; NaN for a row with a NaN or an infinity.
     """
 
-    codes: np.ndarray
-    scales: np.ndarray
-    norms: np.ndarray
+    codes: Array
+    scales: Array
+    norms: Array
 
 
 def quantise_rows(
@@ -45,11 +45,11 @@ def quantise_rows(
     Parameters
     ----------
     rows : array, shape (n, P), float32
-        P a power of two, 256 … 65,536.
+        P a power of two, 256 … 65,536. In CPU memory or on a CUDA device.
     bits : {8, 4, 1}
     seed : int
         0 … 2⁶⁴ − 1. Rows to be multiplied with each other take the same.
-    backend : {"auto", "cpu", "reference"}
+    backend : {"auto", "cuda", "cpu", "reference"}
         Same bytes from all, on every instruction set.
     threads : int, optional
         Threads of the ``"cpu"`` backend.
@@ -57,8 +57,8 @@ def quantise_rows(
     Returns
     -------
     QuantisedRows
-        NumPy arrays. A row with a NaN or an infinity, or whose norm is not 0 and outside 2⁻¹⁰⁰ … 2¹⁰⁰, gets zero bits
-        and the scale NaN.
+        NumPy arrays, or tensors on the device of `rows`. A row with a NaN or an infinity, or whose norm is not 0 and
+        outside 2⁻¹⁰⁰ … 2¹⁰⁰, gets zero bits and the scale NaN.
 
     Raises
     ------
@@ -70,11 +70,15 @@ def quantise_rows(
     _arrays.check_array("rows", rows, shape="(n, P)", ndim=2, dtypes=("float32",))
     n, proj_dim = _arrays.shape_of(rows)
     _check("rows", proj_dim, bits, seed, threads)
-    run = implementation("quantise", backend, _arrays.device_type("rows", rows), "quantise_rows")
+    device = _arrays.device_type("rows", rows)
+    run = implementation("quantise", backend, device, "quantise_rows")
     found = QuantisedRows(
-        np.empty((n, proj_dim * bits // 8), np.uint8), np.empty(n, np.float32), np.empty(n, np.float64)
+        _arrays.empty(rows, (n, proj_dim * bits // 8), "uint8"),
+        _arrays.empty(rows, (n,), "float32"),
+        _arrays.empty(rows, (n,), "float64"),
     )
-    run(rows_view(rows), bits, seed, found.codes, found.scales, found.norms, threads)
+    view = rows_view(rows) if device == "cpu" else rows
+    run(view, bits, seed, found.codes, found.scales, found.norms, threads)
     return found
 
 
@@ -84,10 +88,10 @@ def dequantise_rows(
     *,
     bits: int,
     seed: int,
-    out: np.ndarray | None = None,
+    out: Array | None = None,
     backend: str = "auto",
     threads: int | None = None,
-) -> np.ndarray:
+) -> Array:
     """The rows that codes stand for, ``scale · D · H · q``, each number rounded once.
 
     Parameters
@@ -117,10 +121,15 @@ def dequantise_rows(
     _check("codes", proj_dim, bits, seed, threads)
     if _arrays.shape_of(scales) != (n,):
         raise ValueError(f"scales: expected shape ({n},) to match codes, got {_arrays.shape_of(scales)}")
+    _arrays.check_device("scales", scales, _arrays.device_of(codes))
     inputs = (codes, scales)
     _arrays.check_outputs(out, None, accumulate=False, batch=n, proj_dim=proj_dim, inputs=inputs)
-    run = implementation("quantise", backend, _arrays.device_type("codes", codes), "dequantise_rows")
-    result = np.empty((n, proj_dim), np.float32) if out is None else out
+    device = _arrays.device_type("codes", codes)
+    run = implementation("quantise", backend, device, "dequantise_rows")
+    result = _arrays.empty(codes, (n, proj_dim), "float32") if out is None else out
+    if device != "cpu":
+        run(codes, scales, bits, seed, result, threads)
+        return result
     numbers = np.ascontiguousarray(_arrays.numpy_view(scales))
     run(rows_view(codes), numbers, bits, seed, _arrays.numpy_view(result), threads)
     return result

@@ -36,13 +36,13 @@ def score_rows(
     Parameters
     ----------
     rows : array, shape (n, P), float32, float16 or bfloat16
-        Sketches. A row of zeros scores 0; a row with a NaN or an infinity scores NaN, in all columns, and spoils no
-        other row.
+        Sketches, in CPU memory or on a CUDA device. A row of zeros scores 0; a row with a NaN or an infinity scores
+        NaN, in all columns, and spoils no other row.
     targets : array, shape (S, P), float32
-        Finite, of moderate norm (products are formed in float32).
+        Finite, of moderate norm (products are formed in float32). From a CUDA device they are copied to the CPU.
     out : array, shape (n, S), float32, optional
         Overwritten; must not overlap an operand.
-    backend : {"auto", "cpu", "reference"}
+    backend : {"auto", "cuda", "cpu", "reference"}
         ``"reference"`` computes in float64.
     threads : int, optional
         Threads of the ``"cpu"`` backend.
@@ -65,7 +65,8 @@ def score_rows(
     on the two alone, not on blocks, threads or other targets, so that equal rows score equally; another instruction
     set may change the last bits. bfloat16 rows meet targets as two bfloat16 numbers each where the CPU multiplies
     these, or as one where that is exact. Costs 2·n·P·S operations and one read of the rows; targets are packed anew in
-    each call, which `RowScorer` spares.
+    each call, which `RowScorer` spares. ``"cuda"`` holds targets in as many 16-bit floats, or 8-bit integers, each as
+    keep a score within 8e-7: how many may depend on the other targets.
     """
     _arrays.check_array("rows", rows, shape="(n, P)", ndim=2, dtypes=FLOAT_ROWS)
     _arrays.check_array("targets", targets, shape="(S, P)", ndim=2, dtypes=("float32",))
@@ -73,7 +74,7 @@ def score_rows(
     n_targets, target_dim = _arrays.shape_of(targets)
     if target_dim != proj_dim:
         raise ValueError(f"targets: expected {proj_dim} columns as rows has, got {target_dim}")
-    target_array = np.ascontiguousarray(_arrays.numpy_view(targets))
+    target_array = np.ascontiguousarray(_arrays.numpy_view(targets.cpu() if _arrays.is_tensor(targets) else targets))
     _check_finite("targets", target_array)
     _arrays.check_outputs(out, None, accumulate=False, batch=n, proj_dim=n_targets, inputs=(rows, targets))
     _arrays.check_threads(threads)
@@ -83,8 +84,11 @@ def score_rows(
 
     result = _arrays.allocate_out(rows, n, n_targets) if out is None else out
     if n and n_targets:
-        part = Part(prepare(target_array, _arrays.dtype_name(rows), 0), rows_view(rows), None, 1.0)
-        scores = BlockScores(scores=_arrays.numpy_view(result))
+        in_cpu_memory = device == "cpu"
+        part = Part(
+            prepare(target_array, _arrays.dtype_name(rows), 0), rows_view(rows) if in_cpu_memory else rows, None, 1.0
+        )
+        scores = BlockScores(scores=_arrays.numpy_view(result) if in_cpu_memory else result)
         run([part], scores, reduce="max", excluded=None, hide=STATUS_NONFINITE, threads=threads)
     return result
 
@@ -104,9 +108,11 @@ class RowScorer:
         Of the rotation of quantised rows.
     reduce : {"max", "mean"}
         Over columns.
-    backend : {"auto", "cpu", "reference"}
+    backend : {"auto", "cuda", "cpu", "reference"}
     threads : int, optional
         Threads of the ``"cpu"`` backend.
+    device : {"cpu", "cuda"}
+        Where rows, and what is filled, will lie. Targets are always NumPy arrays.
 
     Raises
     ------
@@ -124,12 +130,14 @@ class RowScorer:
         reduce: str = "max",
         backend: str = "auto",
         threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
         if reduce not in ("max", "mean"):
             raise ValueError(f"reduce: expected 'max' or 'mean', got {reduce!r}")
         _arrays.check_threads(threads)
-        prepare = implementation("score_rows", backend, "cpu", "prepare_targets")
-        self._run = implementation("score_rows", backend, "cpu")
+        prepare = implementation("score_rows", backend, device, "prepare_targets")
+        self._run = implementation("score_rows", backend, device)
+        self._device = device
         self._reduce, self._threads = reduce, threads
         self._weights = [float(weight) for weight in weights]
         self._dtypes = list(dtypes)
@@ -149,11 +157,11 @@ class RowScorer:
 
     def score(
         self,
-        rows: Sequence[np.ndarray],
+        rows: Sequence[Array],
         out: BlockScores,
         *,
-        scales: Sequence[np.ndarray | None] | None = None,
-        excluded: np.ndarray | None = None,
+        scales: Sequence[Array | None] | None = None,
+        excluded: Array | None = None,
     ) -> None:
         """Fill `out` for a block of n rows.
 
@@ -171,51 +179,52 @@ class RowScorer:
             self._part(c, block, scale, n, None) for c, (block, scale) in enumerate(zip(rows, scales, strict=True))
         ]
         for name, array, shape, dtype in (
-            ("influence", out.influence, (n,), np.float32),
-            ("best", out.best, (n,), np.int32),
-            ("status", out.status, (n,), np.uint8),
-            ("excluded", excluded, (n,), np.uint8),
-            ("scores", out.scores, (n, self.n_columns), np.float32),
+            ("influence", out.influence, (n,), "float32"),
+            ("best", out.best, (n,), "int32"),
+            ("status", out.status, (n,), "uint8"),
+            ("excluded", excluded, (n,), "uint8"),
+            ("scores", out.scores, (n, self.n_columns), "float32"),
         ):
-            _check_output(name, array, shape, dtype)
+            self._check(name, array, shape, dtype)
         self._call(parts, out, excluded)
 
-    def score_checkpoint(
-        self, checkpoint: int, rows: np.ndarray, out: np.ndarray, *, scales: np.ndarray | None = None
-    ) -> None:
+    def score_checkpoint(self, checkpoint: int, rows: Array, out: Array, *, scales: Array | None = None) -> None:
         """Fill `out`, (n, S) float32, with the scores of a block at one checkpoint alone.
 
         0 for a row of zeros and NaN for one that is not finite, as `score_rows` has it.
         """
         self._call([self._part(checkpoint, rows, scales, len(rows), out)], BlockScores(), None)
 
-    def _part(self, c: int, rows: np.ndarray, scales: np.ndarray | None, n: int, scores: np.ndarray | None) -> Part:
+    def _part(self, c: int, rows: Array, scales: Array | None, n: int, scores: Array | None) -> Part:
         if rows.shape[0] != n or rows.shape[1] * rows.itemsize != self._row_bytes[c]:
             raise ValueError(
                 f"rows[{c}]: expected shape ({n}, …) of {self._row_bytes[c]} bytes a row, as {self._dtypes[c]} "
-                f"rows have, got {rows.shape} of {rows.shape[1] * rows.itemsize}"
+                f"rows have, got {tuple(rows.shape)} of {rows.shape[1] * rows.itemsize}"
             )
         if self._dtypes[c] in QUANTISED:
-            if scales is None or scales.shape != (n,) or scales.dtype != np.float32:
-                raise ValueError(f"scales[{c}]: expected shape ({n},) float32 for {self._dtypes[c]} rows, got another")
-            scales = np.ascontiguousarray(scales)
-        _check_output("out", scores, (n, self.n_columns), np.float32)
-        return Part(self._prepared[c], rows_view(rows), scales, self._weights[c], scores)
+            if scales is None:
+                raise ValueError(f"scales[{c}]: expected shape ({n},) float32 for {self._dtypes[c]} rows, got None")
+            scales = np.ascontiguousarray(scales) if isinstance(scales, np.ndarray) else scales
+            self._check(f"scales[{c}]", scales, (n,), "float32")
+        self._check("out", scores, (n, self.n_columns), "float32")
+        view = rows_view(rows) if self._device == "cpu" else rows
+        return Part(self._prepared[c], view, scales, self._weights[c], scores)
 
-    def _call(self, parts: Sequence[Part], out: BlockScores, excluded: np.ndarray | None) -> None:
+    def _call(self, parts: Sequence[Part], out: BlockScores, excluded: Array | None) -> None:
         if len(parts[0].rows):
             hide = STATUS_NONFINITE | STATUS_ZERO
             self._run(parts, out, reduce=self._reduce, excluded=excluded, hide=hide, threads=self._threads)
 
-
-def _check_output(name: str, array: np.ndarray | None, shape: tuple[int, ...], dtype: type) -> None:
-    if array is None:
-        return
-    if array.shape != shape or array.dtype != dtype or (array.size and array.strides[-1] != array.itemsize):
-        raise ValueError(
-            f"{name}: expected shape {shape} of {np.dtype(dtype).name}, contiguous, "
-            f"got {array.shape} of {array.dtype.name}"
-        )
+    def _check(self, name: str, array: Array | None, shape: tuple[int, ...], dtype: str) -> None:
+        if array is None:
+            return
+        _arrays.check_array(name, array, shape=str(shape), ndim=len(shape), dtypes=(dtype,))
+        if self._device == "cpu" and not isinstance(array, np.ndarray):
+            raise TypeError(f"{name}: expected a NumPy array, got {_arrays.type_name(array)}")
+        if _arrays.device_type(name, array) != self._device:
+            raise ValueError(f"{name}: expected a tensor on a CUDA device, got one on {_arrays.device_of(array)}")
+        if _arrays.shape_of(array) != shape or (0 not in shape and _arrays.strides_of(array)[-1] != 1):
+            raise ValueError(f"{name}: expected shape {shape}, contiguous, got {_arrays.shape_of(array)}")
 
 
 def _check_finite(name: str, targets: np.ndarray) -> None:

@@ -1,0 +1,27 @@
+"""Quantised rows on CUDA without a card: the kernels as they are launched from Python, on the emulator."""
+
+import re
+
+import pytest
+
+pytestmark = pytest.mark.driver
+
+ORDERS = [("forward", "late"), ("reverse", "early"), ("random", "coin")]
+
+
+def passed(output):
+    return int(re.search(r"^(\d+) cases, 0 failed$", output, re.MULTILINE).group(1))
+
+
+@pytest.mark.parametrize(("order", "copies"), ORDERS)
+def test_kernels_give_the_bytes_of_the_reference_in_every_order_of_warps(run_emulated, order, copies):
+    assert passed(run_emulated("cases_quantise.py", order=order, copies=copies)) > 90
+
+
+def test_address_and_undefined_behaviour_sanitizers_find_nothing(run_emulated):
+    assert passed(run_emulated("cases_quantise.py", "few", order="random", copies="coin", variant="address")) > 50
+
+
+@pytest.mark.slow
+def test_thread_sanitizer_finds_no_race(run_emulated):
+    assert passed(run_emulated("cases_quantise.py", "tiny", variant="thread", timeout=900)) > 10
