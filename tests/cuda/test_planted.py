@@ -122,8 +122,8 @@ PLANTED = {
     ),
     "the last of equal columns": (
         SCORES,
-        "other == score && other_column < column",
-        "other == score && other_column > column",
+        "best.see(score, args.first_column + column);",
+        "if (score >= best.score) best = {score, args.first_column + column};",
         "cases_score_rows.py",
         (1,),
         r"FAILED .*: best",
