@@ -183,7 +183,9 @@ def planted(tmp_path, link):
         text = (copy / source).read_text("utf-8")
         assert text.count(old) == 1, f"{source}: {old!r} stands there {text.count(old)} times"
         (copy / source).write_text(text.replace(old, new), "utf-8")
-        return link([copy / source], "plain", tmp_path / "libcuda.so.1", copy, optimise="-O0")
+        return link(
+            sorted((copy / source).parent.glob("*.cu")), "plain", tmp_path / "libcuda.so.1", copy, optimise="-O0"
+        )
 
     return make
 
