@@ -27,9 +27,9 @@ struct ColumnPlan {
 };
 
 /// The fewest planes that columns (S, P) float32 are held in. For rows of floats a score is off by less than 8e-7: no
-/// number by more than that, nor six times what a row that knows nothing of the column makes of all. For codes, which are
-/// spread over all numbers by their rotation, only the latter, and 2e-5.
-/// Throws std::invalid_argument on an unknown format.
+/// number by more than that, nor six times what a row that knows nothing of the column makes of all. For codes, which
+/// are spread over all numbers by their rotation, only the latter, and 2e-5. Throws std::invalid_argument on an unknown
+/// format.
 int planes_needed(int format, const float* targets, int64_t dim, int columns);
 
 /// `shared_bytes` is what a block of threads may have on the card; groups are cut so that two stages fit.
