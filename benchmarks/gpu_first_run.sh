@@ -29,7 +29,8 @@ step() {
     local name=$1 limit=$2 began=$SECONDS status
     shift 2
     printf '\n== %s (at most %s s)\n' "$name" "$limit"
-    timeout "$limit" "$@" 2>&1 | tee "$out/$name.log"
+    # bash -c, since timeout knows no functions of this shell
+    timeout "$limit" bash -c '"$@"' _ "$@" 2>&1 | tee "$out/$name.log"
     status=${PIPESTATUS[0]}
     printf '%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - began))" >> "$out/steps.tsv"
     return "$status"
@@ -72,6 +73,8 @@ peers() {
     python -m pip install --quiet --no-build-isolation sjlt || echo "sjlt did not install"
 }
 
+export -f tools build sanitize peers
+export mode out
 step tools 120 tools || exit 1
 step build 240 build || { echo "the build failed; see above" >&2; exit 1; }
 step machine 60 python benchmarks/gpu_first_run.py machine "$out/machine.json" ${mode:+"$mode"} || exit 1
