@@ -73,7 +73,7 @@ def test_the_stub_names_what_the_module_has(native):
     }
     for node in stub.body:
         if isinstance(node, ast.ClassDef):
-            (init,) = (part for part in node.body if isinstance(part, ast.FunctionDef))
+            init = next(p for p in node.body if isinstance(p, ast.FunctionDef) and p.name == "__init__")
             declared[node.name] = [a.arg for a in init.args.kwonlyargs]
     present = {name for name, value in inspect.getmembers(native) if callable(value) and not name.startswith("_")}
     assert set(declared) == present
