@@ -3,8 +3,8 @@
     python -m pytest benchmarks/bench_score_rows.py [--record]
 
 16,384 rows of 8,192 numbers out of memory, scored, reduced to the best column and its number. Targets are averaged per
-subtask before, ours and the peers', so that a column is a subtask; only the released LESS code and faiss take five
-targets a subtask. The floor is the larger of reading the rows once and of the operations at the rate of the best
+subtask before, ours and the peers', so that a column is a subtask; only the released LESS code, faiss and usearch take
+five targets a subtask. The floor is the larger of reading the rows once and of the operations at the rate of the best
 library product of that precision. One thread, in CPU time of the process.
 """
 
@@ -30,7 +30,7 @@ Call = Callable[[], object]
 pytestmark = [pytest.mark.benchmark(timer=timing.cpu_clock), pytest.mark.usefixtures("one_thread")]
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def stored(dtype: str) -> np.ndarray:
     some = np.random.default_rng(0).standard_normal((2048, P), dtype=np.float32)
     kind = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}[dtype]
@@ -135,6 +135,14 @@ def faiss_flat(columns: int) -> Call:
     return lambda: index.search(targets(columns * EACH), 100)
 
 
+def usearch_exact(columns: int) -> Call:
+    from usearch.index import MetricKind, search
+
+    rows = stored("float16")  # it takes no bfloat16 from NumPy; float16 is as many bytes
+    wanted = targets(columns * EACH).astype(np.float16)
+    return lambda: search(rows, wanted, 100, MetricKind.IP, exact=True, threads=1)
+
+
 @pytest.mark.parametrize("columns", [10, 20, 57])
 def test_peers_to_ours(columns, record, benchmark, seconds):
     calls = {
@@ -146,6 +154,7 @@ def test_peers_to_ours(columns, record, benchmark, seconds):
     }
     if columns == 20:
         calls["faiss, best 100 a target"] = faiss_flat(columns)
+        calls["usearch exact, best 100 a target"] = usearch_exact(columns)
     times = timing.alternate(calls, timing.cpu_clock, rounds=5, benchmark=benchmark)
     record(
         f"{columns} columns",

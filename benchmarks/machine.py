@@ -34,7 +34,7 @@ _FLAGS = (
 )
 _PACKAGES = (
     "numpy", "torch", "scipy", "scikit-learn", "traker", "transformers", "peft", "pytest-benchmark", "threadpoolctl",
-    "numkong", "faiss-cpu",
+    "numkong", "faiss-cpu", "usearch",
 )  # fmt: skip
 # Settings by which a library is told to take another path than the one it takes for everybody.
 _OVERRIDES = ("OPENBLAS_", "GOTO_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_CPU_", "TORCH_MKLDNN_", "GRADSIFT_", "THP_MEM_")

@@ -132,8 +132,8 @@ GOALS = (
       for peer in ("torch bf16", "numkong bf16") for columns in (10, 20, 57)),
     *(Goal(FLOATS, "peers_to_ours", f"the released LESS code's time to ours, {columns} columns",
            _peer(f"{columns} columns", "released LESS"), 20, False) for columns in (10, 20, 57)),
-    Goal(FLOATS, "peers_to_ours", "faiss's time to ours, 20 columns", _peer("20 columns", "faiss, best 100 a target"),
-         20, False),
+    *(Goal(FLOATS, "peers_to_ours", f"{peer}'s time to ours, 20 columns",
+           _peer("20 columns", f"{peer}, best 100 a target"), 20, False) for peer in ("faiss", "usearch exact")),
     *(Goal(QUANTISED, "to_floor", f"scoring int8 rows, {columns} columns: time to the larger of one read and the "
            "operations at the int8 product's rate", _one(f"int8, {columns} columns", "to_floor"), 1.4)
       for columns in (1, 10, 32, 100, 128)),
