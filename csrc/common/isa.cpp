@@ -5,6 +5,10 @@
 
 #include "common/check.h"
 
+#if GRADSIFT_BUILD_AVX2
+#include <cpuid.h>
+#endif
+
 namespace gradsift {
 namespace {
 
@@ -25,6 +29,17 @@ Isa find(const std::string& name, const char* argument) {
             name, "'");
     return Isa::kScalar;
 }
+
+#if GRADSIFT_BUILD_AVX2
+/// Conversions of float16. clang 14 knows no name for them to ask __builtin_cpu_supports for.
+bool has_f16c() {
+    unsigned a = 0;
+    unsigned b = 0;
+    unsigned c = 0;
+    unsigned d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
 
 }  // namespace
 
@@ -67,7 +82,7 @@ const std::vector<Isa>& isas() {
         }
 #endif
 #if GRADSIFT_BUILD_AVX2
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
             found.push_back(Isa::kAvx2);
         }
 #endif
