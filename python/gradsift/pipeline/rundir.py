@@ -27,8 +27,6 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 | `data/` | what was read: files with digests, counts, bad rows, truncated samples |
 | `warmup/checkpoint-STEP/` | LoRA adapter, optimizer state and mean learning rate (`checkpoint.json`) of one epoch |
 | `stores/checkpoint-STEP/pool/` | gradient datastore of the candidates (`gradsift store info PATH`) |
-| `stores/checkpoint-STEP/pool.int1/` | with `select.scan_dtype = "int1"`: a copy of it, to scan |
-| `stores/checkpoint-STEP/pool.scores/` | with `collect.keep = "scores"`: their scores, instead |
 | `stores/checkpoint-STEP/target-NAME/` | gradient datastore of a target's examples |
 | `stores/checkpoint-STEP/pool.step/collector.json` | how gradients were taken; `profile.json` with `--profile` |
 | `stores/checkpoint-STEP/pool.step/batches.json` | tokens a batch, from which row on; holds for a resumed run |
@@ -38,9 +36,14 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 | `train/NAME-seed-N/` | LoRA adapter trained on a selection, or on a random choice of the same size |
 | `evaluate/NAME.json` | loss and exact match of one model on every target |
 | `results.md`, `results.json` | base, random and selected side by side, and what the selection is made of |
-| `fidelity/CHECKPOINT/` | rank correlation of scores with true one-step changes of loss; each step (`records.jsonl`) |
-| `quantiles/` | loss after training on each band of the ranking: `quantiles.md`, `.json`, one file a training |
 | `**/step.json` | the settings that a step was done with; it is done where this file is (a store: `pool.step/`) |
+
+Where it was asked for:
+
+- `stores/checkpoint-STEP/pool.int1/`: with `select.scan_dtype = "int1"`, a copy of the pool's store, to scan
+- `stores/checkpoint-STEP/pool.scores/`: with `collect.keep = "scores"`, the pool's scores, instead of its store
+- `fidelity/CHECKPOINT/`: rank correlation of scores with true one-step changes of loss; each step (`records.jsonl`)
+- `quantiles/`: loss after training on each band of the ranking: `quantiles.md`, `.json`, one file a training
 """
 
 
