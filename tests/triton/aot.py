@@ -160,7 +160,7 @@ def main() -> None:
         record = {"triton": triton.__version__, "kernels": found}
         BUDGETS.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(page.replace(between_marks(page), f"\n{table(found)}\n"), encoding="utf-8")
+        PAGE.write_text(with_table(page, table(found)), encoding="utf-8")
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -176,6 +176,12 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def between_marks(page: str) -> str:
     return page.split("<!-- aot -->")[1].split("<!-- end -->")[0]
+
+
+def with_table(page: str, made: str) -> str:
+    """The page with `made` between the marks, and all else as it was."""
+    before, rest = page.split("<!-- aot -->")
+    return f"{before}<!-- aot -->\n{made}\n<!-- end -->{rest.split('<!-- end -->')[1]}"
 
 
 if __name__ == "__main__":

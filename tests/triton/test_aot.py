@@ -76,6 +76,13 @@ def test_the_page_has_the_table_of_the_budgets(aot):
     assert aot.between_marks(aot.PAGE.read_text("utf-8")).strip() == aot.table(kept)
 
 
+def test_a_table_is_written_between_the_marks_and_nowhere_else(aot):
+    page = "# A page\n\nits text\n<!-- aot -->\n<!-- end -->\nits end\n"
+    once = aot.with_table(page, "| a |")
+    assert once == "# A page\n\nits text\n<!-- aot -->\n| a |\n<!-- end -->\nits end\n"
+    assert aot.with_table(once, "| b |") == once.replace("| a |", "| b |")
+
+
 @pytest.fixture(scope="module")
 def launched():
     command = [sys.executable, str(HERE / "run_just_in_time.py")]
