@@ -16,10 +16,11 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 def machine(topics: dict[str, dict[str, Run]]) -> str:
     """Processor, libraries and commits; of the newest run where runs differ."""
     runs = [run for groups in topics.values() for run in groups.values()]
-    newest = max(runs, key=lambda run: run["date"])
-    about, software = newest["machine"], newest["software"]
+    runs.sort(key=lambda run: run["date"])
+    about, software = runs[-1]["machine"], runs[-1]["software"]
     caches = ", ".join(f"{level} {size}" for level, size in about["caches"].items())
-    versions = ", ".join(f"{name} {version}" for name, version in software["versions"].items())
+    merged = {name: version for run in runs for name, version in run["software"]["versions"].items()}
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(merged.items()))
     commits = sorted({_commit(run) for run in runs})
     lines = [
         f"- {about['cpu']}; {about['cores']} cores; {', '.join(about['isa'])}; {caches}; {about['memory_gib']} GiB; "
