@@ -98,6 +98,15 @@ def test_rescored_rows_have_the_scores_of_the_finer_store(make_store, gaussian, 
     np.testing.assert_array_equal(again.influence[others], rough.influence[others])
 
 
+def test_what_is_measured_beside_rescored_rows_is_of_the_scan(make_store, gaussian, rng):
+    rows, target = planted(gaussian, rng, n=400)
+    coarse, fine = (make_store(d, rows, dtype=d) for d in ("int1", "float32"))
+    rough, again = (select([coarse], [target], count=20, rescore=finer).record for finer in (None, [fine]))
+    assert again["diagnostics"] == rough["diagnostics"]
+    assert again["pool"] == rough["pool"]
+    assert again["distributions"]["influence"]["edges"] == rough["distributions"]["influence"]["edges"]
+
+
 def test_only_rescored_rows_are_selected(make_store, gaussian, rng):
     rows, target = planted(gaussian, rng, n=400)
     # the finer scores of the best fall below the rough ones of all others

@@ -127,13 +127,16 @@ def conclude(
     problem: Problem | None = None,
     pool_digest: str | None = None,
     projected: bool = True,
+    scanned: Pool | None = None,
 ) -> Selection:
     """Chooses, counts and measures.
 
     `origin` is what the record says of where the scores come from; `pool_digest` that of all ids, if `ids` lacks some;
-    `projected` whether scores carry the noise of a projection.
+    `projected` whether scores carry the noise of a projection; `scanned` what is measured, where `pool` has scores of
+    two kinds.
     """
     n_rows = len(pool.reason)
+    measured = pool if scanned is None else scanned
     excluded = pool.excluded()
     eligible = pool.reason == 0
     if not eligible.any():
@@ -167,7 +170,7 @@ def conclude(
         spent = int(budget.costs[choice.positions].sum())
         counts |= {"requested_tokens": spent if budget.amount is None else budget.amount, "selected_tokens": spent}
     diagnostics = diagnose(
-        pool,
+        measured,
         sample,
         columns,
         weights,
@@ -203,9 +206,9 @@ def conclude(
                 "numpy": np.__version__,
                 "python": sys.version.split()[0],
             },
-            "pool": pool_measures(pool.influence[eligible], pool.tokens[eligible]),
+            "pool": pool_measures(measured.influence[eligible], pool.tokens[eligible]),
             "diagnostics": diagnostics,
-            "distributions": distributions(pool, sample, columns, weights, choice.positions, ids),
+            "distributions": distributions(measured, sample, columns, weights, choice.positions, ids),
         },
         influence=pool.influence,
         subtask_scores=pool.scores,

@@ -140,6 +140,7 @@ def select(
         progress=progress,
     )
     again: dict[str, Any] = {}
+    scanned = pool
     if finer is not None:
         pool = score_again(pool, finer, problem, wish)
         again = {"rescored": int(np.asarray(pool.rescored).sum())}
@@ -168,4 +169,5 @@ def select(
         watched=watched,
         problem=problem,
         projected=selector != "rds",
+        scanned=scanned,
     )
