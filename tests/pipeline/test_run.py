@@ -293,6 +293,12 @@ def test_more_samples_than_the_pool_has_are_refused_before_the_work(record: dict
         warmup(open_run(record))
 
 
+def test_a_share_of_a_source_that_the_pool_has_not_is_refused_before_the_work(record: dict[str, Any]) -> None:
+    record["select"] = {"selector": "quota", "options": {"shares": {"nowhere": 1}}}
+    with pytest.raises(ConfigError, match=r"select\.options\.shares: expected sources of the pool, .*'nowhere'"):
+        warmup(open_run(record))
+
+
 def test_an_epoch_of_one_step_has_a_learning_rate(record: dict[str, Any]) -> None:
     record["warmup"] = {"fraction": 0.05, "epochs": 1, "batch_size": 8}
     (checkpoint,) = warmup(open_run(record))

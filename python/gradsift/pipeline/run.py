@@ -13,7 +13,7 @@ from gradsift.pipeline.config import RunConfig
 from gradsift.pipeline.models import load_tokenizer, resolve_dtype
 from gradsift.pipeline.progress import Reporter, SilentReporter
 from gradsift.pipeline.rundir import RunDirectory, write_json
-from gradsift.pipeline.samples import Part, load_pool, load_target, load_test
+from gradsift.pipeline.samples import Part, load_pool, load_target, load_test, source_name
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,19 @@ class Run:
         count = self.config.select.count
         if count is not None and self.config.select.budget == "samples" and count > len(self.pool):
             raise ConfigError(f"select.count: expected at most the pool's {len(self.pool)} samples, got {count}")
+        options = self.config.select.options
+        shares = options.get("shares")
+        if (
+            self.config.select.selector == "quota"
+            and options.get("by", "source") == "source"
+            and isinstance(shares, dict)
+        ):
+            sources = {source_name(sample) for sample in self.pool.samples}
+            strange = sorted(set(shares) - sources)
+            if strange:
+                raise ConfigError(
+                    f"select.options.shares: expected sources of the pool, {sorted(sources)[:20]}, got {strange[:20]}"
+                )
 
     def write_down(self) -> None:
         """Notes the configuration and what was read, once a step has agreed to go on under it."""
