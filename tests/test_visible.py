@@ -18,7 +18,9 @@ from gradsift.visible import visible
         ("evil\u202etxt.exe", "evil⟨U+202E⟩txt.exe"),
         ("half \ud83d", "half ⟨U+D83D⟩"),
         ("\U000e0041\ufeff\u200b", "⟨U+E0041⟩⟨U+FEFF⟩⟨U+200B⟩"),
-        ("👩\u200d🚀 می\u200cخواهم العربية", "👩\u200d🚀 می\u200cخواهم العربية"),
+        ("a\u00adb\u3164c\u034fd", "a⟨U+00AD⟩b⟨U+3164⟩c⟨U+034F⟩d"),
+        ("bytes in selectors \U000e0100\U000e01ef", "bytes in selectors ⟨U+E0100⟩⟨U+E01EF⟩"),
+        ("\u2764\ufe0f 👩\u200d🚀 می\u200cخواهم العربية", "\u2764\ufe0f 👩\u200d🚀 می\u200cخواهم العربية"),
     ],
 )
 def test_what_cannot_be_seen_is_named(text, want):
