@@ -35,13 +35,15 @@ def browser() -> Iterator[Any]:
 
 
 class Visit:
-    """An open page and what it did: requests, messages, errors, dialogs."""
+    """An open page and what it did: requests, those that failed and why, messages, errors, dialogs."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
         self.requests: list[str] = []
+        self.failed: list[tuple[str, str]] = []
         self.said: list[str] = []
         page.on("request", lambda request: self.requests.append(request.url))
+        page.on("requestfailed", lambda request: self.failed.append((request.url, request.failure)))
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
@@ -201,4 +203,5 @@ def test_a_script_that_got_in_would_not_run_nor_load(browser: Any, demo_report: 
     with visit(browser, path) as seen:
         assert seen.page.title() != "ran"
         assert len([line for line in seen.said if "Content Security Policy" in line]) == 2
-        assert [url for url in seen.requests if url.startswith("https:") and not url.endswith("x.png")] == []
+        assert seen.requests == [path.as_uri(), "https://example.invalid/x.png"]
+        assert seen.failed == [("https://example.invalid/x.png", "csp")], "stopped by the policy, not by being offline"
