@@ -38,12 +38,12 @@ def print_explanation(console: Console, record: dict[str, Any]) -> None:
     chosen = record["selected_rank"]
     place = f"selected as number {chosen}" if chosen else "not selected"
     if record["excluded"]:
-        console.print(Text(f"{visible(record['id'])}: could not be scored ({record['excluded']}); {place}"))
+        console.print(Text(f"{_word(record['id'])}: could not be scored ({record['excluded']}); {place}"))
     else:
         console.print(
             Text(
-                f"{visible(record['id'])}: influence {record['influence']:.4f}, rank {record['rank']} of "
-                f"{record['ranked']}, {place} in {visible(record['selection'])}"
+                f"{_word(record['id'])}: influence {record['influence']:.4f}, rank {record['rank']} of "
+                f"{record['ranked']}, {place} in {_word(record['selection'])}"
             )
         )
     console.print(Text(_chat(record["messages"], _TEXT_CHARACTERS), style="dim"))
@@ -52,10 +52,10 @@ def print_explanation(console: Console, record: dict[str, Any]) -> None:
     table.add_column("subtask")
     table.add_column("influence", justify="right")
     for checkpoint in record["checkpoints"]:
-        table.add_column(Text(f"{visible(checkpoint['name'])} (× {checkpoint['weight']:.3f})"), justify="right")
+        table.add_column(Text(f"{_word(checkpoint['name'])} (× {checkpoint['weight']:.3f})"), justify="right")
     for name, value in record["subtasks"].items():
         cells = [_number(value), *(_number(c["subtasks"][name]) for c in record["checkpoints"])]
-        table.add_row(Text(visible(name)), *cells)
+        table.add_row(Text(_word(name)), *cells)
     console.print(table)
 
     console.print(_near_table("Closest target examples", record["closest_targets"], "subtask"))
@@ -76,8 +76,8 @@ def _near_table(title: str, rows: list[dict[str, Any]], extra: str) -> Renderabl
         of = row[extra]
         table.add_row(
             _number(row["similarity"]),
-            Text(visible(str(row["id"]))),
-            Text("–" if of is None else visible(str(of))),
+            Text(_word(str(row["id"]))),
+            Text("–" if of is None else _word(str(of))),
             Text(_chat(row["messages"], _NEAR_CHARACTERS).replace("\n", " ")),
         )
     return table
@@ -85,6 +85,11 @@ def _near_table(title: str, rows: list[dict[str, Any]], extra: str) -> Renderabl
 
 def _chat(messages: list[dict[str, str]], characters: int) -> str:
     return visible("\n".join(f"{m['role']}: {m['content']}" for m in messages), characters)
+
+
+def _word(name: str) -> str:
+    """A name of unknown origin, on one line."""
+    return visible(name).replace("\n", " ")
 
 
 def _number(value: float | None) -> str:
@@ -97,12 +102,12 @@ def diagnostics_table(name: str, record: dict[str, Any]) -> RenderableType:
     from rich.text import Text
 
     found, counts = record["diagnostics"], record["counts"]
-    table = Table(title=f"Selection {visible(name)}", title_justify="left", show_header=False)
+    table = Table(title=f"Selection {_word(name)}", title_justify="left", show_header=False)
     table.add_column("what")
     table.add_column("value", overflow="fold")
     table.add_row("selected", f"{counts['selected']} of {counts['pool']} samples")
     for row in found["spread"][:_SPREAD_ROWS]:
-        where = Text(f"spread of cosines, {visible(row['subtask'])}, {visible(row['checkpoint'])}")
+        where = Text(f"spread of cosines, {_word(row['subtask'])}, {_word(row['checkpoint'])}")
         table.add_row(where, _spread(row))
     if len(found["spread"]) > _SPREAD_ROWS:
         table.add_row("", f"{len(found['spread']) - _SPREAD_ROWS} more in selection.json")
