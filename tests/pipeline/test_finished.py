@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gradsift.cli import main
+from gradsift.cli.explain import print_explanation
 from gradsift.errors import ConfigError, DataError
 from gradsift.pipeline import LineReporter, Run, parse_config
 from gradsift.pipeline.finished import FinishedSelection, run_config, write_reports
@@ -76,6 +79,33 @@ def test_explain_prints_for_people(run_dir: Path, capsys: pytest.CaptureFixture[
         assert text in out
 
 
+def test_names_with_line_breaks_make_no_lines_of_their_own() -> None:
+    out = io.StringIO()
+    name = "a\nb: influence 9.9\x1b[31m"
+    near = {"similarity": 0.5, "id": name, "subtask": name, "selected_rank": 1, "messages": []}
+    record = {
+        "id": name,
+        "selection": "s",
+        "selected_rank": 1,
+        "excluded": None,
+        "influence": 0.25,
+        "rank": 1,
+        "ranked": 2,
+    }
+    record |= {
+        "messages": [],
+        "checkpoints": [],
+        "subtasks": {name: 0.5},
+        "closest_targets": [near],
+        "neighbours": [near],
+    }
+    print_explanation(Console(file=out, width=200), record)
+    record["excluded"] = "zero"
+    print_explanation(Console(file=out, width=200), record)
+    assert out.getvalue().count("a b: influence 9.9⟨U+001B⟩[31m") == 10
+    assert "\nb:" not in out.getvalue()
+
+
 def test_an_unknown_id_is_explained_with_ids_like_it(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "digit-3", "--run-dir", str(run_dir)]) == 1
     err = capsys.readouterr().err
@@ -104,6 +134,55 @@ def test_a_pool_that_changed_since_is_refused(run_dir: Path, tmp_path: Path) -> 
     (root / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(DataError, match="expected the 36 samples that selection selected was made from, got 35"):
         _ = FinishedSelection.open(run_config(root)).pool
+
+
+def test_targets_that_changed_since_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(run_dir, root)
+    config = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    (source,) = config["targets"]["digits"]["sources"]
+    changed = tmp_path / "few.jsonl"
+    for text in (
+        Path(source).read_text("utf-8").replace('"id": "', '"id": "other-'),
+        Path(source).read_text("utf-8") * 2,
+    ):
+        rows = [{**json.loads(line), "id": f"{i}-{json.loads(line)['id']}"} for i, line in enumerate(text.splitlines())]
+        changed.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        config["targets"]["digits"]["sources"] = [str(changed)]
+        (root / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        selection = FinishedSelection.open(run_config(root))
+        for asked in (selection.write_why, selection.write_report, lambda of=selection: of.explain("digits-3")):
+            with pytest.raises(DataError, match=rf"that selection selected was made for, got {len(rows)} others"):
+                asked()
+
+
+def rewritten(run_dir: Path, root: Path, **changes: object) -> FinishedSelection:
+    """A copy of the run whose ``selection.json`` has other values; without a key where that is None."""
+    shutil.copytree(run_dir, root)
+    path = root / "selection" / "selected" / "selection.json"
+    record = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({k: v for k, v in record.items() if v is not None}), encoding="utf-8")
+    return FinishedSelection.open(run_config(root))
+
+
+def test_rows_that_were_collected_otherwise_since_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    candidates = FinishedSelection.open(run_config(run_dir)).record["candidates"]
+    selection = rewritten(run_dir, tmp_path / "run", candidates=[{**c, "store": "0" * 32} for c in candidates])
+    for asked in (selection.write_why, selection.write_report, lambda: selection.explain("digits-3")):
+        with pytest.raises(DataError, match="expected the rows that selection selected was made from, got others"):
+            asked()
+
+
+def test_a_selection_of_another_version_is_refused_with_what_to_do(run_dir: Path, tmp_path: Path) -> None:
+    older = rewritten(run_dir, tmp_path / "older", diagnostics=None, distributions=None)
+    with pytest.raises(DataError, match=r"without diagnostics and distributions; remove .*selected and select again"):
+        older.write_report()
+    assert older.explain("digits-3").id == "digits-3"
+    with pytest.raises(DataError, match=r"version 1, got 'gradsift\.selection', version 2; remove"):
+        rewritten(run_dir, tmp_path / "newer", version=2)
+    (tmp_path / "newer" / "selection" / "selected" / "selection.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match=r"expected format 'gradsift\.selection'"):
+        FinishedSelection.open(run_config(tmp_path / "newer"))
 
 
 def test_what_is_not_there_is_said(run_dir: Path, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from gradsift.pipeline.samples import read_pool, read_target, source_name, subta
 from gradsift.report import render, require_report
 from gradsift.selection import Explanation, explain
 from gradsift.selection.explaining import why, write_why
+from gradsift.selection.output import FORMAT, VERSION
 from gradsift.selection.problem import Problem, pose
 from gradsift.selection.reporting import example_groups
-from gradsift.selection.sources import ids_digest
+from gradsift.selection.sources import SampleId, ids_digest
 
 
 def write_reports(run: Run) -> list[Path]:
@@ -78,6 +79,8 @@ class FinishedSelection:
         ------
         ConfigError
             There is none, none of that name, or there are several and no name was given.
+        DataError
+            Its ``selection.json`` is not one that this program reads.
         """
         root, names = Path(config.run_dir) / "selection", selection_names(config)
         if not names:
@@ -87,7 +90,14 @@ class FinishedSelection:
         if name is not None and name not in names:
             raise ConfigError(f"selection: expected one of {', '.join(names)}, got {name!r}")
         folder = root / (name or names[0])
-        return cls(folder.name, folder, read_json(folder / "selection.json"), config)
+        record = read_json(folder / "selection.json")
+        written = (record.get("format"), record.get("version")) if isinstance(record, dict) else (None, None)
+        if written != (FORMAT, VERSION):
+            raise DataError(
+                f"{folder / 'selection.json'}: expected format {FORMAT!r}, version {VERSION}, got {written[0]!r}, "
+                f"version {written[1]}; remove {folder} and select again"
+            )
+        return cls(folder.name, folder, record, config)
 
     @cached_property
     def pool(self) -> SampleSet:
@@ -105,7 +115,7 @@ class FinishedSelection:
         return {name: read_target(self.config, name) for name in self.config.selections()[self.name]}
 
     @property
-    def target_samples(self) -> dict[str, Sample]:
+    def target_samples(self) -> dict[SampleId, Sample]:
         return {sample.id: sample for part in self.targets.values() for sample in part}
 
     @property
@@ -157,10 +167,16 @@ class FinishedSelection:
     def write_report(self) -> Path:
         """``report.html`` beside ``selected.jsonl``."""
         require_report()
+        lacking = [key for key in ("diagnostics", "distributions") if key not in self.record]
+        if lacking:
+            raise DataError(
+                f"{self.directory / 'selection.json'}: expected what a report shows, got a selection of an older "
+                f"version without {' and '.join(lacking)}; remove {self.directory} and select again"
+            )
         path, samples, targets = self.directory / "report.html", self.pool, self.target_samples
-        by_id = {sample.id: sample for sample in samples}
+        by_id: dict[SampleId, Sample] = {sample.id: sample for sample in samples}
         problem = self.problem if self.kept_rows else None
-        groups = example_groups(self.record, problem, by_id.get, targets.get, source_name)  # type: ignore[arg-type]
+        groups = example_groups(self.record, problem, by_id.get, targets.get, source_name)
         write_text(path, render(self.record, groups, name=self.name))
         return path
 
@@ -177,8 +193,22 @@ class FinishedSelection:
             )
         directory, settings = RunDirectory(Path(self.config.run_dir), self.config), self.record["settings"]
         checkpoints = [c["checkpoint"]["name"] for c in self.record["candidates"]]
+        target_ids = [sample.id for part in self.targets.values() for sample in part]
+        if ids_digest(target_ids) != self.record["ids_digest"]["targets"]:
+            expected = sum(settings["targets_per_subtask"].values())
+            raise DataError(
+                f"targets: expected the {expected} examples that selection {self.name} was made for, got "
+                f"{len(target_ids)} others or in another order; restore the files or select again"
+            )
+        stores = [Datastore.open(directory.pool_store(c)) for c in checkpoints]
+        for store, scored in zip(stores, self.record["candidates"], strict=True):
+            if store.spec.digest != scored["store"]:
+                raise DataError(
+                    f"{store.path}: expected the rows that selection {self.name} was made from, got others, collected "
+                    "since; select again"
+                )
         return (
-            [Datastore.open(directory.pool_store(c)) for c in checkpoints],
+            stores,
             [[Datastore.open(directory.target_store(c, t)) for t in self.targets] for c in checkpoints],
             settings["weights"],
             {

@@ -15,7 +15,7 @@ from gradsift.selection.diagnostics import diagnose
 from gradsift.selection.distributions import distributions
 from gradsift.selection.influence import Columns
 from gradsift.selection.measures import pool_measures
-from gradsift.selection.output import Selection
+from gradsift.selection.output import FORMAT, VERSION, Selection
 from gradsift.selection.problem import Problem
 from gradsift.selection.rows import PoolRows
 from gradsift.selection.scan import EXCLUDED_BECAUSE, Observer, Pool, ScoreSample
@@ -196,8 +196,8 @@ def conclude(
         subtasks=list(columns.sizes),
         counts=counts,
         record={
-            "format": "gradsift.selection",
-            "version": 1,
+            "format": FORMAT,
+            "version": VERSION,
             "settings": {**wish.settings, **settings, "targets_per_subtask": columns.sizes},
             **origin,
             "ids_digest": {"candidates": pool_digest or ids_digest(ids), "targets": ids_digest(target_ids)},

@@ -20,6 +20,7 @@ from gradsift.selection.problem import Problem
 from gradsift.selection.sources import SampleId
 
 KEYS = ("influence", "rank", "best_target")
+FORMAT, VERSION = "gradsift.selection", 1
 
 
 class SampleLike(Protocol):
