@@ -168,6 +168,30 @@ def test_other_settings_measure_again_and_say_why(measured: Any, tmp_path: Path)
     assert "no rows of the pool are stored" in markdown(found)
 
 
+def test_a_kill_between_removals_leaves_nothing_old_to_pass_for_new(
+    measured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = copied(measured[0], tmp_path)
+    record["collect"] = {**record["collect"], "seed": 9}
+    shutil.rmtree(Path(record["run_dir"]) / "stores")
+    before = (folder_of(record) / "records.jsonl").read_text("utf-8")
+    unlink = Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        unlink(self, missing_ok=missing_ok)
+        if self.parent == folder_of(record):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fidelity(open_run(record), samples=4, step_scale=0.01)
+    fidelity(open_run(record), samples=4, step_scale=0.01)
+    after = (folder_of(record) / "records.jsonl").read_text("utf-8")
+    assert len(after.splitlines()) == 4
+    assert after.splitlines()[0] != before.splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

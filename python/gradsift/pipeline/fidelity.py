@@ -119,7 +119,8 @@ def _begin(run: Run, directory: Path, settings: dict[str, Any]) -> None:
     for line in changed:
         run.reporter.say(f"fidelity, {directory.name}: measured again, since {line}")
     if changed:
-        for name in ("settings.json", "targets.json", "records.jsonl"):
+        # The old settings stay until then: a kill in between would leave records of theirs to pass for the new ones'.
+        for name in ("targets.json", "records.jsonl"):
             (directory / name).unlink(missing_ok=True)
     write_json(path, settings)
 
