@@ -75,12 +75,11 @@ def quantiles(
     if bins < 2:
         raise ConfigError(f"bins: expected at least 2, got {bins}")
     seeds = list(run.config.train.seeds if seeds is None else seeds)
-    checkpoints = collect(run)
     if not run.tests:
         raise ConfigError(
             "targets.NAME.test: expected a test set of one target at least, on which bands are compared, got none"
         )
-    influence = _influence(run, checkpoints)
+    influence = _influence(run, collect(run))
     bands = {name: np.array_split(ranking(values), bins) for name, values in influence.items()}
     # One number for all, since every row is in a ranking or in none.
     size = min(_band_size(of_ranking, samples) for of_ranking in bands.values())
