@@ -11,7 +11,12 @@ from typing import Any
 
 _SVG = "http://www.w3.org/2000/svg"
 _WIDTH_INCHES, _HEIGHT_INCHES = 6.4, 3.6  # of one ranking and target
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "quantiles", "axes.spines.top": False, "axes.spines.right": False}
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "quantiles",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def can_draw() -> bool:
@@ -35,7 +40,7 @@ def draw(record: dict[str, Any], captions: Sequence[str]) -> str:
         for target, trend in ranked["targets"].items()
     ]
     out = io.StringIO()
-    with matplotlib.rc_context(_SETTINGS):  # type: ignore[arg-type]  # its stubs list the keys one by one
+    with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES * len(panels)), layout="constrained")
         FigureCanvasSVG(figure)
         for axes, (name, target, losses) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
