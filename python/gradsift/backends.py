@@ -65,25 +65,28 @@ def choose(op: str, backend: str = "auto", device: str = "cpu") -> str:
     if backend == "auto":
         forced = _forced()
         name = "backend" if forced is None else "GRADSIFT_BACKEND"
-        backend = forced or next(b for b in SERVED_BY[op] if _reads(b, device))
+        backend = forced or next(b for b in SERVED_BY[op] if _native_to(b, device))
     if backend not in SERVED_BY[op]:
         raise ValueError(f"{name}: expected one of {SERVED_BY[op]}, which {op} has, got {backend!r}")
     if not _reads(backend, device):
         able = tuple(b for b in SERVED_BY[op] if _reads(b, device))
         raise ValueError(
-            f"{name}: expected one of {able} for arrays on device {device!r}, got {backend!r}; "
-            "move the arrays, or leave the choice to 'auto'"
+            f"{name}: expected one of {able} for arrays on device {device!r}, got {backend!r}; move the arrays, or "
+            + ("leave the choice to 'auto'" if name == "backend" else "unset it")
         )
     if backend != "reference" and (reason := why_not(backend)):
         hint = f"{_HINTS[backend]}, or pass backend='reference' for small inputs in CPU memory"
         raise BackendUnavailableError(
-            f"backend: expected {_NEEDS[backend]} for {op} on {device!r}, got {reason}; {hint}"
+            f"{name}: expected {_NEEDS[backend]} for {op} on {device!r}, got {reason}; {hint}"
         )
     return backend
 
 
 def explain(op: str) -> str:
-    """What "auto" takes for `op` on each device and why, for a reader. Raises ValueError for an unknown op."""
+    """What "auto" takes for `op` on each device and why, for a reader. Imports torch where `available` does.
+
+    Raises ValueError for an unknown op.
+    """
     if op not in OPS:
         raise ValueError(f"op: expected one of {OPS}, got {op!r}")
     lines = []
@@ -117,6 +120,10 @@ def interpreted() -> bool:
 def _reads(backend: str, device: str) -> bool:
     if backend == "triton" and interpreted():
         return True
+    return _native_to(backend, device)
+
+
+def _native_to(backend: str, device: str) -> bool:
     return (backend in ("triton", "cuda")) == (device == "cuda")
 
 

@@ -66,6 +66,19 @@ def test_triton_reads_cpu_memory_in_its_interpreter_alone(monkeypatch):
     assert backends.choose("project_linear", "triton") == "triton"
 
 
+def test_auto_never_takes_the_interpreter_for_cpu_memory(native, monkeypatch):
+    monkeypatch.setitem(backends._WHY_NOT, "triton", lambda: None)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backends.choose("project_linear") == "cpu"
+    assert backends.choose("project_linear", device="cuda") == "triton"
+
+
+def test_a_backend_forced_for_another_device_is_refused_with_how_to_undo_it(native, monkeypatch):
+    monkeypatch.setenv("GRADSIFT_BACKEND", "cpu")
+    with pytest.raises(ValueError, match=r"GRADSIFT_BACKEND: expected .*for arrays on device 'cuda'.*or unset it$"):
+        backends.choose("project_rows", device="cuda")
+
+
 def test_a_missing_extension_is_named_with_how_to_build_it_and_never_replaced(no_native):
     with pytest.raises(BackendUnavailableError, match=r"gradsift\._native .*ImportError.*pip install \."):
         backends.choose("project_linear")
