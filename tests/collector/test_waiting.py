@@ -1,4 +1,8 @@
-"""Hooks must not wait for the device. Tensors on torch's "meta" device have no numbers: whoever reads one fails."""
+"""Hooks must not wait for the device. Tensors on torch's "meta" device have no numbers: whoever reads one fails.
+
+Not seen here: blocking copies to the device, and ops that read lengths in their CUDA code alone; of LoRA,
+tests/gpu/test_collector.py sees them.
+"""
 
 from contextlib import nullcontext
 
@@ -69,8 +73,20 @@ def test_norms_and_biases_wait_for_nothing_either(on_meta, make_model, batch_of,
     assert set(on_meta) == {name for name, _ in found.parameters}
 
 
-def test_the_check_itself_sees_a_number_read(on_meta, monkeypatch, make_model, with_lora, batch_of, samples, spec):
+READS = {
+    "bool": lambda x: bool(x.sum() > 0),
+    "item": lambda x: x.sum().item(),
+    "cpu": lambda x: x.cpu(),
+    "tolist": lambda x: x.tolist(),
+    "mask": lambda x: x[x > 0],
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
+def test_the_check_itself_sees_a_number_read(
+    on_meta, monkeypatch, make_model, with_lora, batch_of, samples, spec, read
+):
     found = after_its_first_batch(with_lora(make_model(attn_implementation="eager")).to("meta"), spec)
-    monkeypatch.setattr(sketching, "project_linear", lambda activations, *rest, **more: bool(activations.sum() > 0))
+    monkeypatch.setattr(sketching, "project_linear", lambda activations, *rest, **more: read(activations))
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         found.start(batch_of["padded_right"](samples))

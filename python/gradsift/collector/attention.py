@@ -138,7 +138,7 @@ def _attend(
         n = end - begin
         mask = None
         if sliding_window is not None and n > sliding_window:
-            at = torch.arange(n)
+            at = torch.arange(n, device=query.device)
             mask = (at[:, None] >= at) & (at[:, None] - at < sliding_window)
         part = nn.functional.scaled_dot_product_attention(
             query[:, :, begin:end],

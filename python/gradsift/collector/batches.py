@@ -13,6 +13,7 @@ from torch import nn
 
 from gradsift.collector.layout import Layout
 from gradsift.collector.transfer import to_device
+from gradsift.collector.uses import sum_segments
 
 IGNORED = -100
 # MKL multiplies up to three rows by a path of its own that adds up the vocabulary one by one: gradients of the hidden
@@ -150,7 +151,7 @@ def _read_packed(
     if labels.shape[0] != 1:
         raise ValueError(f"batch['input_ids']: expected shape (1, N) with cu_seqlens, got {tuple(labels.shape)}")
     N = labels.shape[1]
-    offsets = np.asarray(torch.as_tensor(batch["cu_seqlens"]).cpu())
+    offsets = np.asarray(torch.as_tensor(batch["cu_seqlens"], device="cpu"))
     if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) < 2:
         raise ValueError(
             f"batch['cu_seqlens']: expected integers (B + 1,), got {offsets.dtype} of shape {offsets.shape}"
@@ -158,9 +159,9 @@ def _read_packed(
     offsets = offsets.astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != N or bool((np.diff(offsets) < 0).any()):
         raise ValueError(f"batch['cu_seqlens']: expected offsets that rise from 0 to {N}, got {offsets.tolist()}")
-    lengths = torch.as_tensor(np.diff(offsets))
-    starts = torch.as_tensor(offsets[:-1])
-    positions = (torch.arange(N) - starts.repeat_interleave(lengths))[None]
+    lengths = torch.from_numpy(np.diff(offsets))
+    starts = torch.from_numpy(offsets[:-1])
+    positions = (torch.arange(N, device="cpu") - starts.repeat_interleave(lengths))[None]
     given = _integers("position_ids", batch["position_ids"], labels.shape, device)
     if not torch.equal(given.to(torch.int64), positions):
         raise ValueError("batch['position_ids']: expected 0, 1, 2, … within each sample of cu_seqlens, got others")
@@ -168,7 +169,7 @@ def _read_packed(
         raise ValueError("batch: expected a padded batch, since this model takes no position_ids, got a packed one")
     # No attention_mask: transformers then reads the borders off the restarting positions.
     inputs["position_ids"] = positions
-    sample = torch.arange(len(lengths)).repeat_interleave(lengths)
+    sample = torch.arange(len(lengths), device="cpu").repeat_interleave(lengths)
     predicts = torch.zeros_like(labels, dtype=torch.bool)
     predicts[0, :-1] = (sample[1:] == sample[:-1]) & (labels[0, 1:] != IGNORED)
     tokens = torch.bincount(sample[predicts[0]], minlength=len(lengths)).numpy()
@@ -180,7 +181,7 @@ def _with_labels(
 ) -> LanguageBatch:
     predicting = predicts.reshape(-1).nonzero()[:, 0]
     targets = labels.reshape(-1)[predicting + 1].to(torch.int64)
-    counts = torch.as_tensor(tokens.astype(np.int64))
+    counts = torch.from_numpy(tokens.astype(np.int64))
     largest_id = int(targets.max()) if len(targets) else -1
     offsets = _offsets(tokens)
     if 0 < len(predicting) < LEAST_ROWS:
@@ -200,9 +201,7 @@ def sample_losses(logits: torch.Tensor, batch: LanguageBatch) -> torch.Tensor:
     labelled = logits[0, : len(batch.targets)].float()
     each = nn.functional.cross_entropy(labelled, batch.targets.to(logits.device), reduction="none")
     counts = batch.counts.to(each.device)
-    # In the order of the labels on every device. "unsafe" looks for no counts that do not add up; these do.
-    sums: torch.Tensor = torch.segment_reduce(each, "sum", lengths=counts, unsafe=True)
-    return sums / counts.clamp(min=1)
+    return sum_segments(each, counts) / counts.clamp(min=1)
 
 
 def _innermost(model: nn.Module) -> nn.Module:

@@ -105,7 +105,7 @@ class Pass:
         self._rows: torch.Tensor | None = None
         self._norms: torch.Tensor | None = None
         # Makes every tapped output require a gradient although no parameter does.
-        self._anchor = torch.zeros((), requires_grad=True)
+        self._anchor = torch.zeros((), device="cpu", requires_grad=True)
 
     @contextmanager
     def hooks(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,9 @@ class GradientCollector:
             check_moments(self._trained, moments)
         device = device_of(self._model)
         if not isinstance(profile, Clock):
-            profile = Clock(enabled=profile, synchronize=torch.cuda.synchronize if device.type == "cuda" else None)
+            profile = Clock(
+                enabled=profile, synchronize=partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
+            )
         self._clock = profile
         self._matmul = choose_float32_matmul(device, float32_matmul)
         self._sites = sites_of(self._trained)
@@ -153,7 +156,7 @@ class GradientCollector:
         packed batches, and of some only the shapes in padded ones tell whose a token is.
         """
         before = self._samples, self._batches, self._forward.packing_tried
-        self._start(batch).result()
+        self.start(batch).result()
         self._samples, self._batches, self._forward.packing_tried = before
 
     def collect(self, batch: Any) -> Sketches:
@@ -187,9 +190,6 @@ class GradientCollector:
         A loop that starts a batch before it asks for the result of the last keeps the device busy. On the CPU all is
         done at once.
         """
-        return self._start(batch)
-
-    def _start(self, batch: Any) -> PendingSketches:
         with ExitStack() as stack:
             stack.enter_context(self._clock.part("other"))
             stack.enter_context(self._matmul.set())
@@ -289,8 +289,9 @@ class GradientCollector:
             self._samples += batch.n_samples
             self._batches += 1
             B = batch.n_samples
-            zeros = torch.zeros(B, self.spec.proj_dim), torch.zeros(B, 2, dtype=torch.float64), torch.zeros(B)
-            return PendingSketches(*zeros, batch.tokens)
+            rows = torch.zeros(B, self.spec.proj_dim, device="cpu")
+            zeros = torch.zeros(B, 2, dtype=torch.float64, device="cpu")
+            return PendingSketches(rows, zeros, zeros[:, 0], batch.tokens)
         current = self._pass()
         with ExitStack() as stack:
             stack.enter_context(current.hooks())

@@ -19,22 +19,21 @@ class PendingSketches:
     """The sketches of a batch whose kernels may still run; `result` waits for them.
 
     Copies out of a GPU go to pinned memory on the stream that made them, so that whoever asks for them later finds them
-    there, and the host can prepare and launch the next batch meanwhile.
+    there, and the host can prepare and launch the next batch meanwhile. Of a model that lies on several GPUs losses may
+    come from another one than rows: each is waited for.
     """
 
     def __init__(self, rows: torch.Tensor, norms: torch.Tensor, losses: torch.Tensor, tokens: np.ndarray) -> None:
         self._tokens = tokens
-        self._done: torch.cuda.Event | None = None
         parts = (rows, norms, losses.detach().float())
         self._parts = [_copied_out(part) for part in parts]
-        if any(part.device.type == "cuda" for part in parts):
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._done.record(torch.cuda.current_stream(rows.device if rows.is_cuda else losses.device))
+        devices = {part.device for part in parts if part.device.type == "cuda"}
+        self._done = [torch.cuda.current_stream(device).record_event() for device in devices]
 
     def result(self) -> Sketches:
-        """The sketches, NumPy; a sample without labels has zeros everywhere."""
-        if self._done is not None:
-            self._done.synchronize()
+        """The sketches, NumPy; a sample without labels has zeros everywhere. Asked again: the same memory."""
+        for event in self._done:
+            event.synchronize()
         rows, norms, losses = (part.numpy() for part in self._parts)
         without = self._tokens == 0
         rows[without] = 0.0
@@ -48,5 +47,5 @@ def _copied_out(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     if tensor.device.type != "cuda":
         return tensor.cpu()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
     return host.copy_(tensor, non_blocking=True)

@@ -14,6 +14,9 @@ import torch
 
 from gradsift.collector.transfer import to_device
 
+# torch has this op for no other device.
+_HAVE_SEGMENT_REDUCE = ("cpu", "cuda", "meta")
+
 
 @dataclass(frozen=True)
 class OuterUse:
@@ -56,7 +59,7 @@ Use = OuterUse | RowsUse | SparseUse
 
 def sample_index(offsets: np.ndarray, device: torch.device) -> torch.Tensor:
     """The sample of each row, (R,) int64."""
-    return to_device(torch.as_tensor(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))), device)
+    return to_device(torch.from_numpy(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))), device)
 
 
 def sum_by_sample(values: torch.Tensor, offsets: np.ndarray) -> torch.Tensor:
@@ -65,6 +68,16 @@ def sum_by_sample(values: torch.Tensor, offsets: np.ndarray) -> torch.Tensor:
     for b in range(len(offsets) - 1):
         out[b] = values[int(offsets[b]) : int(offsets[b + 1])].float().sum(0)
     return out
+
+
+def sum_segments(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Sums of the first ``lengths[0]`` rows of `values`, the next ``lengths[1]``, …, which together are all of them."""
+    if values.device.type not in _HAVE_SEGMENT_REDUCE:
+        segment = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths)
+        return values.new_zeros(len(lengths), *values.shape[1:]).index_add(0, segment, values)
+    # In the rows' own order, which index_add on a GPU does not keep; "unsafe" does not read lengths to check them.
+    sums: torch.Tensor = torch.segment_reduce(values, "sum", lengths=lengths, axis=0, unsafe=True)
+    return sums
 
 
 def join_outer(uses: Sequence[OuterUse]) -> OuterUse:
@@ -88,8 +101,6 @@ def join_sparse(uses: Sequence[SparseUse], n_rows: int) -> SparseUse:
     key = sample * n_rows + torch.cat([u.rows for u in uses])
     grads = torch.cat([u.grads for u in uses])
     unique, times = torch.unique(key, return_counts=True)
-    # in the order of the tokens on every device, which index_add_ on a GPU does not keep
-    grads = grads[torch.argsort(key, stable=True)]
-    summed = torch.segment_reduce(grads, "sum", lengths=times, axis=0, unsafe=True)
+    summed = sum_segments(grads[torch.argsort(key, stable=True)], times)
     counts = torch.bincount(unique // n_rows, minlength=len(uses[0].offsets) - 1).cpu().numpy()
     return SparseUse(unique % n_rows, summed, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
