@@ -55,7 +55,9 @@ def project_linear(
             raise ValueError(f'{name}: expected fewer than 2**24 columns on backend "triton", got {columns}')
     packed = cu_seqlens is not None
     if packed:
-        offsets = torch.from_numpy(np.ascontiguousarray(cu_seqlens, dtype=np.int64)).to(a.device, non_blocking=True)
+        offsets = torch.from_numpy(np.ascontiguousarray(cu_seqlens, dtype=np.int64))
+        if a.is_cuda:  # out of memory that is not pinned the driver may wait for the stream
+            offsets = offsets.pin_memory().to(a.device, non_blocking=True)
     else:
         offsets = a
     m, v = (_tensor(moment).contiguous() for moment in moments) if moments else (a, a)
