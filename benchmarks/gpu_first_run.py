@@ -66,8 +66,8 @@ def measure(path: Path, mode: str) -> None:
         "errors": {},
     }
     for op in OPS:
-        module = importlib.import_module(f"gpu_{op}")
         try:
+            module = importlib.import_module(f"gpu_{op}")
             for case in module.cases(mode == "--quick"):
                 seconds = timed(case)
                 line = {

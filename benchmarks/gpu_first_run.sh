@@ -6,7 +6,8 @@
 #   benchmarks/gpu_first_run.sh --dry-run   without a GPU: the same steps, kernels on the emulator, nothing measured
 #
 # Needs, in the Python that is active: torch with CUDA, triton, transformers, peft; and nvcc 13, cmake, ninja, a C++20
-# compiler. What pip can bring of the rest is installed. A step that fails is in the report and does not stop the others.
+# compiler. What pip can bring of the rest is installed. Without its tools, a build and a card nothing goes on; another step that fails is in the report
+# and stops nothing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 mode=${1:-full}
@@ -77,7 +78,7 @@ export -f tools build sanitize peers
 export mode out
 step tools 120 tools || exit 1
 step build 240 build || { echo "the build failed; see above" >&2; exit 1; }
-step machine 60 python benchmarks/gpu_first_run.py machine "$out/machine.json" ${mode:+"$mode"} || exit 1
+step machine 60 python benchmarks/gpu_first_run.py machine "$out/machine.json" "$mode" || exit 1
 if [ "$mode" = --dry-run ]; then
     step tests 300 python -m pytest -q -m gpu tests/gpu
     step emulated 600 python -m pytest -q -m driver tests/cuda -k "reference and not reverse and not random"

@@ -81,7 +81,7 @@ def _case(
         name if norms else name + ", no norms",
         read + kept + batch * proj_dim * 4,
         2 * batch * TOKENS * d_in * d_out,
-        kind,
+        "tf32x3" if dtype == torch.float32 else kind,
         calls,
         operands,
         (batch, "sample"),

@@ -101,6 +101,7 @@ def main(folder: Path, results: Path) -> Path:
     card, text = page(folder)
     slug = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-").removeprefix("nvidia-")
     path = results / f"gpu-{slug}.md"
+    results.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 

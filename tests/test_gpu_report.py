@@ -54,7 +54,7 @@ def write_measured(folder: Path, cases: list[dict[str, Any]], errors: dict[str, 
 
 
 def test_the_page_is_named_by_the_card(report: ModuleType, folder: Path, tmp_path: Path) -> None:
-    path = report.main(folder, tmp_path)
+    path = report.main(folder, tmp_path / "not" / "there yet")
     assert path.name == "gpu-h100-80gb-hbm3.md"
     assert path.read_text().startswith("# NVIDIA H100 80GB HBM3\n")
 
