@@ -6,8 +6,8 @@
 #   benchmarks/gpu_first_run.sh --dry-run   without a GPU: the same steps, kernels on the emulator, nothing measured
 #
 # Needs, in the Python that is active: torch with CUDA, triton, transformers, peft; and nvcc 13, cmake, ninja, a C++20
-# compiler. What pip can bring of the rest is installed. Without its tools, a build and a card nothing goes on; another step that fails is in the report
-# and stops nothing.
+# compiler. What pip can bring of the rest is installed. Without tools, build or card nothing goes on; any other step
+# that fails is in the report and does not stop those after it.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 mode=${1:-full}
