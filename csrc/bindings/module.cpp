@@ -102,6 +102,7 @@ void bind_round_rows(uintptr_t rows, int64_t n, int64_t cols, int64_t stride, ui
 std::unique_ptr<ScoreTargets> bind_score_targets(const MatrixTuple& targets, int64_t columns, int64_t proj_dim,
                                                  int format, uint64_t seed) {
     const auto view = matrix_view<const float>(targets, columns, proj_dim);
+    const GilReleased no_gil;  // here rather than as a call guard: pybind11 enters the object into its own tables after
     return std::make_unique<ScoreTargets>(view, static_cast<RowFormat>(format), seed);
 }
 
@@ -165,8 +166,8 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
           py::arg("scales"), py::arg("n_rows"), py::arg("proj_dim"), py::arg("bits"), py::arg("seed"), py::arg("out"),
           py::arg("threads"));
     py::class_<ScoreTargets>(m, "ScoreTargets", "Target columns packed for rows of one format.")
-        .def(py::init(&bind_score_targets), py::call_guard<GilReleased>(), py::kw_only(), py::arg("targets"),
-             py::arg("columns"), py::arg("proj_dim"), py::arg("format"), py::arg("seed"));
+        .def(py::init(&bind_score_targets), py::kw_only(), py::arg("targets"), py::arg("columns"), py::arg("proj_dim"),
+             py::arg("format"), py::arg("seed"));
     m.def("score_rows", &bind_score_rows, py::call_guard<GilReleased>(), py::kw_only(), py::arg("parts"), py::arg("n"),
           py::arg("reduce"), py::arg("excluded"), py::arg("hide"), py::arg("influence"), py::arg("best"),
           py::arg("status"), py::arg("scores"), py::arg("threads"));
