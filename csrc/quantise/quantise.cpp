@@ -54,10 +54,8 @@ Codes codes_of(int bits) {
     return {1, 1};
 }
 
-void check_sizes(int64_t rows, int64_t dim, int threads) {
+void check_counts(int64_t rows, int threads) {
     require(rows >= 0, "n_rows: expected a count >= 0, got ", rows);
-    require(dim >= 256 && dim <= 65536 && std::has_single_bit(static_cast<uint64_t>(dim)),
-            "proj_dim: expected a power of two from 256 to 65536, got ", dim);
     require(threads >= 1, "threads: expected a count >= 1, got ", threads);
 }
 
@@ -66,6 +64,8 @@ int64_t groups(int64_t rows) { return (rows + kRowsAtOnce - 1) / kRowsAtOnce; }
 }  // namespace
 
 std::vector<uint32_t> rotation_signs(uint64_t seed, int64_t dim) {
+    require(dim >= 256 && dim <= 65536 && std::has_single_bit(static_cast<uint64_t>(dim)),
+            "proj_dim: expected a power of two from 256 to 65536, got ", dim);
     std::vector<uint32_t> signs(static_cast<size_t>(dim / 32));
     philox_lanes(0, 0, 0, 0, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32) ^ kRotationKey, dim / 128,
                  reinterpret_cast<uint32_t (*)[4]>(signs.data()));
@@ -75,7 +75,7 @@ std::vector<uint32_t> rotation_signs(uint64_t seed, int64_t dim) {
 void quantise_rows(const QuantiseRows& call) {
     const int64_t rows = call.rows.rows, dim = call.rows.cols, row_bytes = dim * call.bits / 8;
     const Codes codes = codes_of(call.bits);
-    check_sizes(rows, dim, call.threads);
+    check_counts(rows, call.threads);
     const QuantiseFn kernel = kQuantise.pick(active_isa());
     const std::vector<uint32_t> signs = rotation_signs(call.seed, dim);
     parallel_for(groups(rows), call.threads, [&](int64_t group) {
@@ -100,7 +100,7 @@ void quantise_rows(const QuantiseRows& call) {
 void dequantise_rows(const DequantiseRows& call) {
     const int64_t rows = call.rows.rows, dim = call.rows.cols;
     codes_of(call.bits);
-    check_sizes(rows, dim, call.threads);
+    check_counts(rows, call.threads);
     const DequantiseFn kernel = kDequantise.pick(active_isa());
     const std::vector<uint32_t> signs = rotation_signs(call.seed, dim);
     parallel_for(groups(rows), call.threads, [&](int64_t group) {

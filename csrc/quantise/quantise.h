@@ -40,7 +40,8 @@ struct DequantiseRows {
 
 void dequantise_rows(const DequantiseRows& call);
 
-/// The signs of D, one bit each, set for −1: `dim` / 32 words.
+/// The signs of D, one bit each, set for −1: `dim` / 32 words. Throws std::invalid_argument for a `dim` that is no P of
+/// quantised rows.
 std::vector<uint32_t> rotation_signs(uint64_t seed, int64_t dim);
 
 }  // namespace gradsift

@@ -17,59 +17,26 @@ void widen_row(const uint8_t* row, int64_t dim, float* out) {
     }
 }
 
-const RowFormatInfo kFloat32 = {.bits = 32,
-                                .quantised = false,
-                                .kernels =
-                                    {
-                                        .scalar = float_rows_scalar,
+constexpr IsaTable<RowKernelFn> kFloatRows = {
+    .scalar = float_rows_scalar,
 #if GRADSIFT_BUILD_NEON
-                                        .neon = float_rows_neon,
+    .neon = float_rows_neon,
 #endif
 #if GRADSIFT_BUILD_AVX2
-                                        .avx2 = float_rows_avx2,
+    .avx2 = float_rows_avx2,
 #endif
 #if GRADSIFT_BUILD_AVX512
-                                        .avx512 = float_rows_avx512,
+    .avx512 = float_rows_avx512,
 #endif
-                                    },
-                                .widen = widen_row<float>};
+};
 
-const RowFormatInfo kFloat16 = {.bits = 16,
-                                .quantised = false,
-                                .kernels =
-                                    {
-                                        .scalar = float_rows_scalar,
-#if GRADSIFT_BUILD_NEON
-                                        .neon = float_rows_neon,
-#endif
-#if GRADSIFT_BUILD_AVX2
-                                        .avx2 = float_rows_avx2,
-#endif
-#if GRADSIFT_BUILD_AVX512
-                                        .avx512 = float_rows_avx512,
-#endif
-                                    },
-                                .widen = widen_row<fp16>};
-
-const RowFormatInfo kBfloat16 = {.bits = 16,
-                                 .quantised = false,
-                                 .kernels =
-                                     {
-                                         .scalar = float_rows_scalar,
-#if GRADSIFT_BUILD_NEON
-                                         .neon = float_rows_neon,
-#endif
-#if GRADSIFT_BUILD_AVX2
-                                         .avx2 = float_rows_avx2,
-#endif
-#if GRADSIFT_BUILD_AVX512
-                                         .avx512 = float_rows_avx512,
-#endif
+constexpr IsaTable<RowKernelFn> kBfloat16Rows = [] {
+    IsaTable<RowKernelFn> kernels = kFloatRows;
 #if GRADSIFT_BUILD_AVX512BF16
-                                         .avx512bf16 = bfloat16_rows_avx512bf16,
+    kernels.avx512bf16 = bfloat16_rows_avx512bf16;
 #endif
-                                     },
-                                 .widen = widen_row<bf16>};
+    return kernels;
+}();
 
 constexpr IsaTable<RowKernelFn> kCodeRows = {
     .scalar = code_rows_scalar,
@@ -103,9 +70,11 @@ constexpr IsaTable<RowKernelFn> kSignRows = {
 #endif
 };
 
-constexpr RowFormatInfo kInt8 = {.bits = 8, .quantised = true, .kernels = kCodeRows, .widen = nullptr};
-constexpr RowFormatInfo kInt4 = {.bits = 4, .quantised = true, .kernels = kCodeRows, .widen = nullptr};
-constexpr RowFormatInfo kInt1 = {.bits = 1, .quantised = true, .kernels = kSignRows, .widen = nullptr};
+constexpr RowFormatInfo kFloat32 = {.quantised = false, .kernels = kFloatRows, .widen = widen_row<float>};
+constexpr RowFormatInfo kFloat16 = {.quantised = false, .kernels = kFloatRows, .widen = widen_row<fp16>};
+constexpr RowFormatInfo kBfloat16 = {.quantised = false, .kernels = kBfloat16Rows, .widen = widen_row<bf16>};
+constexpr RowFormatInfo kCodes = {.quantised = true, .kernels = kCodeRows, .widen = nullptr};
+constexpr RowFormatInfo kSigns = {.quantised = true, .kernels = kSignRows, .widen = nullptr};
 
 }  // namespace
 
@@ -118,11 +87,10 @@ const RowFormatInfo& row_format(RowFormat format) {
         case RowFormat::kBfloat16:
             return kBfloat16;
         case RowFormat::kInt8:
-            return kInt8;
         case RowFormat::kInt4:
-            return kInt4;
+            return kCodes;
         case RowFormat::kInt1:
-            return kInt1;
+            return kSigns;
     }
     require(false, "row format: expected 1 float32, 2 float16, 3 bfloat16, 16 int8, 17 int4 or 18 int1, got ",
             static_cast<int>(format));

@@ -6,7 +6,6 @@ namespace gradsift {
 
 /// What the entry knows of a row format.
 struct RowFormatInfo {
-    int64_t bits;    // of a number
     bool quantised;  // rotated codes with a scale
     IsaTable<RowKernelFn> kernels;
     void (*widen)(const uint8_t* row, int64_t dim, float* out);  // the row's numbers; null where quantised

@@ -209,17 +209,17 @@ ScoreTargets::ScoreTargets(MatrixView<const float> targets, RowFormat format, ui
     require(columns >= 1, "targets: expected at least one column, got ", columns);
     require(dim >= 1, "targets: expected at least one number a column, got ", dim);
     kernel_ = info.kernels.pick(active_isa())(format);
-    int64_t bytes = 0;
-    for (int64_t first = 0; first < columns; first += kTileColumns) {
-        bytes += rounded_up(kernel_.packed_bytes(std::min(kTileColumns, columns - first), dim), 64);
-    }
-    memory_.reset(new (kAlignment) uint8_t[static_cast<size_t>(bytes)]);
     std::vector<uint32_t> signs;
     std::vector<float> rotated;
     if (info.quantised) {
         signs = rotation_signs(seed, dim);
         rotated.resize(static_cast<size_t>(std::min(kTileColumns, columns) * dim));
     }
+    int64_t bytes = 0;
+    for (int64_t first = 0; first < columns; first += kTileColumns) {
+        bytes += rounded_up(kernel_.packed_bytes(std::min(kTileColumns, columns - first), dim), 64);
+    }
+    memory_.reset(new (kAlignment) uint8_t[static_cast<size_t>(bytes)]);
     int64_t at = 0;
     for (int64_t first = 0; first < columns; first += kTileColumns) {
         const int64_t count = std::min(kTileColumns, columns - first);
@@ -236,8 +236,6 @@ ScoreTargets::ScoreTargets(MatrixView<const float> targets, RowFormat format, ui
         at += rounded_up(kernel_.packed_bytes(count, dim), 64);
     }
 }
-
-int64_t ScoreTargets::row_bytes() const { return targets_.cols * row_format(format_).bits / 8; }
 
 void score_rows(const ScoreRows& call) {
     require(!call.parts.empty(), "parts: expected at least one, got none");

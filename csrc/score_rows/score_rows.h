@@ -26,7 +26,6 @@ class ScoreTargets {
     const RowKernel& kernel() const { return kernel_; }
     MatrixView<const float> targets() const { return targets_; }
     RowFormat format() const { return format_; }
-    int64_t row_bytes() const;
 
   private:
     struct Free {

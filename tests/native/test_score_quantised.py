@@ -170,6 +170,12 @@ def test_targets_beyond_float32_once_rotated_are_refused(native, rng, dtype):
         scores_of(rows.codes, rows.scales, np.full((1, 256), 3e38, np.float32), dtype)
 
 
+@pytest.mark.parametrize("dim", [128, 300, 768, 131072])
+def test_a_width_that_no_quantised_row_has_is_refused(native, dtype, dim):
+    with pytest.raises(ValueError, match=f"proj_dim: expected a power of two from 256 to 65536, got {dim}"):
+        RowScorer([np.ones((1, dim), np.float32)], [1.0], [dtype])
+
+
 def test_checkpoints_of_several_dtypes_add_up(isa, rng):
     targets = [unit_targets(rng, 5, 256) for _ in BITS]
     rows = [normal_rows(rng, 66, 256, dtype, seed=c) for c, dtype in enumerate(BITS)]
