@@ -33,11 +33,6 @@ struct Vec {
         for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
         return load(whole);
     }
-    static Vec load_first(const fp16* from, int64_t count) {
-        fp16 whole[kLanes] = {};
-        for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
-        return load(whole);
-    }
     static Vec first(Vec v, int64_t count) { return {_mm256_and_ps(v.x, _mm256_castsi256_ps(first_mask(count)))}; }
     void store(float* to) const { _mm256_storeu_ps(to, x); }
 

@@ -30,9 +30,6 @@ struct Vec {
     static Vec load_first(const bf16* from, int64_t count) {
         return {widen(_mm256_maskz_loadu_epi16(first_mask(count), from))};
     }
-    static Vec load_first(const fp16* from, int64_t count) {
-        return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_mask(count), from))};
-    }
     static Vec first(Vec v, int64_t count) { return {_mm512_maskz_mov_ps(first_mask(count), v.x)}; }
     void store(float* to) const { _mm512_storeu_ps(to, x); }
 

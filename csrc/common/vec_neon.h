@@ -32,11 +32,6 @@ struct Vec {
         for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
         return load(whole);
     }
-    static Vec load_first(const fp16* from, int64_t count) {
-        fp16 whole[kLanes] = {};
-        for (int64_t l = 0; l < kLanes && l < count; ++l) whole[l] = from[l];
-        return load(whole);
-    }
     static Vec first(Vec v, int64_t count) {
         const uint32x4_t lanes = {0, 1, 2, 3};
         const uint32x4_t kept = vcltq_u32(lanes, all_bits(count < kLanes ? (uint32_t)count : kLanes));

@@ -1,7 +1,6 @@
 // bfloat16 rows by vdpbf16ps. Columns that bfloat16 does not hold exactly become two of its numbers each, which
 // together keep 16 bits of the float32; the second costs as much as the first.
-#include <immintrin.h>
-
+#include "common/vec_avx512.h"
 #include "score_rows/rows_tile.h"
 
 namespace gradsift {
@@ -13,23 +12,12 @@ inline bf16 rounded(float value) {
     return static_cast<bf16>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
-/// to[i] += the sum of the lanes of v[i].
-inline void add_sums4(const __m512 (&v)[4], float* to) {
-    const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-    const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-    // each 128 bits hold a sum of every vector
-    const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
-    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
-    const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), quarter));
-}
-
 template <int kSplit>
 struct Bfloat16Rows {
     using Stored = bf16;
     using Number = bf16;
     using X = __m512bh;
-    using Sum = __m512;
+    using Sum = Vec;
     static constexpr int64_t kLanes = 32;
     static constexpr int kPlanes = kSplit;
     static constexpr int kGroupColumns = 6;  // 24 sums, four rows and a column in 32 registers
@@ -41,9 +29,9 @@ struct Bfloat16Rows {
         to[0] = rounded(value);
         if (kPlanes == 2) to[kLanes] = rounded(value - to_float(to[0]));
     }
-    static __m512 zero() { return _mm512_setzero_ps(); }
-    static __m512 mul_add(__m512bh x, __m512bh y, __m512 sum) { return _mm512_dpbf16_ps(sum, x, y); }
-    static void add_sums4(const __m512 (&sums)[4], float* to) { gradsift::add_sums4(sums, to); }
+    static Vec zero() { return Vec::zero(); }
+    static Vec mul_add(__m512bh x, __m512bh y, Vec sum) { return {_mm512_dpbf16_ps(sum.x, x, y)}; }
+    static void add_sums4(const Vec (&sums)[4], float* to) { Vec::add_sums4(sums, to); }
 };
 
 int pack_split(const PackColumns& call, uint8_t* packed) {

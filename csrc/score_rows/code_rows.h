@@ -88,7 +88,7 @@ void score_codes(const ScoreTile& tile) {
             for (int64_t k = 0; k < kRowsAtOnce; ++k) {
                 const int64_t row = r + k < tile.count ? r + k : tile.count - 1;  // the last one fills up
                 pass.rows[k] = tile.rows + row * tile.stride_bytes + at;
-                pass.ask[k] = next + k * tile.stride_bytes;
+                pass.ask[k] = next == nullptr ? nullptr : next + k * tile.stride_bytes;
             }
             pass.squares = squares + r;
             for (int64_t begin = 0, t = 0; begin < tile.columns; ++t) {
@@ -98,7 +98,7 @@ void score_codes(const ScoreTile& tile) {
                                (at / chunk_bytes * tile.columns + begin) * chunk;
                 pass.ask_first = next == nullptr ? -1 : t;
                 pass.sums = sums + begin * kTileRows + r;
-                add_tile<kBits, Codes::kTileColumns>(pass, size, t == 0 && tile.squares != nullptr);
+                add_tile<kBits, Codes::kTileColumns>(pass, size, t == 0);
                 begin += size;
             }
         }
@@ -113,9 +113,7 @@ void score_codes(const ScoreTile& tile) {
             tile.dots[c * kTileRows + r] = static_cast<float>(static_cast<double>(sum) * heads[c].step);
         }
     }
-    if (tile.squares != nullptr) {
-        for (int64_t r = 0; r < tile.count; ++r) tile.squares[r] = static_cast<float>(Codes::kSquareSign * squares[r]);
-    }
+    for (int64_t r = 0; r < tile.count; ++r) tile.squares[r] = static_cast<float>(Codes::kSquareSign * squares[r]);
 }
 
 constexpr CodeLayout layout_of(int bits) {

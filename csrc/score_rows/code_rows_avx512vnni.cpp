@@ -1,20 +1,15 @@
 // Codes before the loop nest that is written over it.
-#include <immintrin.h>
-#include <stdint.h>
+#include "score_rows/code_rows_avx512.h"
 
 namespace gradsift {
 namespace {
 
 /// vpdpbusd multiplies unsigned by signed bytes and adds four products to a sum of 32 bits, which cannot overflow it
 /// here: 65,536 · 255 · 127 < 2³¹. So rows come as code + 128 or code + 8.
-struct Codes {
-    static constexpr int kWidth = 64, kTileColumns = 6, kOffset8 = 128, kOffset4 = 8;
+struct Codes : Avx512Codes {
+    static constexpr int kWidth = 64, kOffset8 = 128, kOffset4 = 8;
     using Integer = int8_t;
-    using Row = __m512i;
-    using Column = __m512i;
-    using Sum = __m512i;
 
-    static Sum zero() { return _mm512_setzero_si512(); }
     static Row bytes(const uint8_t* from) {
         return _mm512_xor_si512(_mm512_loadu_si512(from), _mm512_set1_epi8(static_cast<char>(0x80)));
     }
@@ -24,7 +19,6 @@ struct Codes {
     }
     static Row low(const uint8_t* from) { return four_bits(_mm512_loadu_si512(from)); }
     static Row high(const uint8_t* from) { return four_bits(_mm512_srli_epi16(_mm512_loadu_si512(from), 4)); }
-    static Column column(const Integer* from) { return _mm512_load_si512(from); }
     // Not the intrinsic: around it GCC 12 copies and spills the sums of a tile.
     static Sum add_product(Sum sum, Row row, Column column) {
         asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(row), "v"(column));
@@ -38,19 +32,6 @@ struct Codes {
         return add_product(sum, size, _mm512_sub_epi8(zero(), size));
     }
     static constexpr int kSquareSign = -1;
-
-    /// The totals of four sums to four numbers that follow one another.
-    static void add_totals(const Sum (&sums)[4], int32_t* totals) {
-        const __m512i ab =
-            _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]), _mm512_unpackhi_epi32(sums[0], sums[1]));
-        const __m512i cd =
-            _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]), _mm512_unpackhi_epi32(sums[2], sums[3]));
-        const __m512i four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-        const __m256i two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
-        const __m128i one = _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
-        __m128i* const to = reinterpret_cast<__m128i*>(totals);
-        _mm_storeu_si128(to, _mm_add_epi32(_mm_loadu_si128(to), one));
-    }
 };
 
 }  // namespace

@@ -49,9 +49,7 @@ void score_signs(const ScoreTile& tile) {
             tile.dots[c * kTileRows + r] = static_cast<float>((sums[c * kTileRows + r] - offset) * steps[c]);
         }
     }
-    if (tile.squares != nullptr) {
-        for (int64_t r = 0; r < tile.count; ++r) tile.squares[r] = static_cast<float>(tile.dim);
-    }
+    for (int64_t r = 0; r < tile.count; ++r) tile.squares[r] = static_cast<float>(tile.dim);
 }
 
 int pack_signs(const PackColumns& columns, uint8_t* packed) {
