@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradsift.ops.score_rows import score_rows
+from gradsift.ops.score_rows import BlockScores, RowScorer, score_rows
 
 TILE_ROWS = 64  # of csrc/score_rows
 BACKENDS = ("cpu", "reference")
@@ -45,11 +45,12 @@ def test_is_the_dot_product_with_the_normalised_row(n, n_targets, backend, rng):
 
 def test_small_integers_agree_bit_for_bit_between_backends_ties_included(rng):
     rows = rng.integers(-4, 5, size=(2 * TILE_ROWS + 5, 257)).astype(np.float32)
-    rows[300:] = rows[: len(rows) - 300]
+    rows[70:] = rows[: len(rows) - 70]
     targets = rng.integers(-4, 5, size=(3, 257)).astype(np.float32)
     got = score_rows(rows, targets, backend="cpu")
     np.testing.assert_array_equal(got, score_rows(rows, targets, backend="reference"))
-    np.testing.assert_array_equal(got[300:], got[: len(rows) - 300])
+    np.testing.assert_array_equal(got[70:], got[: len(rows) - 70])
+    assert len(got[70:]) == 63
 
 
 @pytest.mark.parametrize("block", [1, 3, 100, TILE_ROWS, TILE_ROWS + 1])
@@ -153,3 +154,38 @@ TARGETS = np.ones((2, 256), np.float32)
 def test_bad_arguments_are_named(rows, targets, options, error, message):
     with pytest.raises(error, match=message):
         score_rows(rows, targets, **options)
+
+
+@pytest.mark.parametrize(
+    ("targets", "weights", "dtypes", "seeds", "message"),
+    [
+        ([], [], [], None, r"targets: expected at least one array, got none"),
+        ([TARGETS], [1.0, 2.0], ["float32"], None, r"weights: expected 1, one a checkpoint as targets, got 2"),
+        ([TARGETS] * 2, [1.0] * 2, ["float32"], None, r"dtypes: expected 2, one a checkpoint as targets, got 1"),
+        ([TARGETS], [1.0], ["int8"], [], r"seeds: expected 1, one a checkpoint as targets, got 0"),
+        ([TARGETS], [1.0], ["float64"], None, r"dtypes\[0\]: expected one of .*, got 'float64'"),
+        ([TARGETS, ROWS], [1.0] * 2, ["float32"] * 2, None, r"targets\[1\]: expected as many columns as targets\[0\]"),
+    ],
+)
+def test_what_a_scorer_is_made_of_is_named_where_it_is_wrong(targets, weights, dtypes, seeds, message):
+    with pytest.raises(ValueError, match=message):
+        RowScorer(targets, weights, dtypes, seeds=seeds, backend="reference")
+
+
+@pytest.mark.parametrize(
+    ("rows", "scales", "error", "message"),
+    [
+        ([ROWS], None, ValueError, r"rows: expected 2, one a checkpoint, got 1"),
+        ([ROWS] * 3, None, ValueError, r"rows: expected 2, one a checkpoint, got 3"),
+        ([ROWS] * 2, [None], ValueError, r"scales: expected 2, one a checkpoint, got 1"),
+        ([ROWS, ROWS[:3]], None, ValueError, r"rows\[1\]: expected shape \(4, …\) of 1024 bytes a row"),
+        ([ROWS, ROWS[:, 0]], None, ValueError, r"rows\[1\]: expected shape \(4, …\) .*got \(4,\) of float32"),
+        ([ROWS, ROWS.astype(np.int32)], None, TypeError, r"rows\[1\]: expected dtype float32, got int32"),
+        ([ROWS, ROWS.astype(">f4")], None, TypeError, r"rows\[1\]: expected dtype float32, got byte-swapped float32"),
+        ([ROWS, ROWS.tolist()], None, TypeError, r"rows\[1\]: expected a NumPy array or a torch tensor, got list"),
+    ],
+)
+def test_blocks_that_are_not_what_the_scorer_was_made_for_are_refused(rows, scales, error, message, backend):
+    scorer = RowScorer([TARGETS] * 2, [0.5, 0.5], ["float32"] * 2, backend=backend)
+    with pytest.raises(error, match=message):
+        scorer.score(rows, BlockScores(influence=np.empty(4, np.float32)), scales=scales)

@@ -143,6 +143,11 @@ class RowScorer:
         self._dtypes = list(dtypes)
         self._prepared: list[Any] = []
         seeds = [0] * len(self._dtypes) if seeds is None else seeds
+        if len(targets) == 0:
+            raise ValueError("targets: expected at least one array, got none")
+        for name, given in (("weights", weights), ("dtypes", dtypes), ("seeds", seeds)):
+            if len(given) != len(targets):
+                raise ValueError(f"{name}: expected {len(targets)}, one a checkpoint as targets, got {len(given)}")
         for c, (target, dtype, seed) in enumerate(zip(targets, dtypes, seeds, strict=True)):
             name = f"targets[{c}]"
             _arrays.check_array(name, target, shape="(S, P)", ndim=2, dtypes=("float32",))
@@ -173,8 +178,11 @@ class RowScorer:
         excluded : array (n,) uint8, optional
             Nonzero where a row is not to have an influence.
         """
-        n = len(rows[0])
         scales = [None] * len(rows) if scales is None else scales
+        for name, given in (("rows", rows), ("scales", scales)):
+            if len(given) != len(self._prepared):
+                raise ValueError(f"{name}: expected {len(self._prepared)}, one a checkpoint, got {len(given)}")
+        n = len(rows[0])
         parts = [
             self._part(c, block, scale, n, None) for c, (block, scale) in enumerate(zip(rows, scales, strict=True))
         ]
@@ -196,14 +204,19 @@ class RowScorer:
         self._call([self._part(checkpoint, rows, scales, len(rows), out)], BlockScores(), None)
 
     def _part(self, c: int, rows: Array, scales: Array | None, n: int, scores: Array | None) -> Part:
-        if rows.shape[0] != n or rows.shape[1] * rows.itemsize != self._row_bytes[c]:
+        name, dtype = f"rows[{c}]", self._dtypes[c]
+        _arrays.check_type(name, rows)
+        if dtype in ("float32", "float16"):  # bfloat16 and codes come as any type of their size
+            _arrays.check_dtype(name, rows, (dtype,))
+        shape = _arrays.shape_of(rows)
+        if len(shape) != 2 or shape[0] != n or shape[1] * rows.itemsize != self._row_bytes[c]:
             raise ValueError(
-                f"rows[{c}]: expected shape ({n}, …) of {self._row_bytes[c]} bytes a row, as {self._dtypes[c]} "
-                f"rows have, got {tuple(rows.shape)} of {rows.shape[1] * rows.itemsize}"
+                f"{name}: expected shape ({n}, …) of {self._row_bytes[c]} bytes a row, as {dtype} rows have, got "
+                f"{shape} of {_arrays.dtype_name(rows)}"
             )
-        if self._dtypes[c] in QUANTISED:
+        if dtype in QUANTISED:
             if scales is None:
-                raise ValueError(f"scales[{c}]: expected shape ({n},) float32 for {self._dtypes[c]} rows, got None")
+                raise ValueError(f"scales[{c}]: expected shape ({n},) float32 for {dtype} rows, got None")
             scales = np.ascontiguousarray(scales) if isinstance(scales, np.ndarray) else scales
             self._check(f"scales[{c}]", scales, (n,), "float32")
         self._check("out", scores, (n, self.n_columns), "float32")
