@@ -156,6 +156,21 @@ def test_stores_of_other_samples_or_checkpoints_cannot_rescore(make_store, gauss
         select([coarse], targets, count=5, rescore=[wide])
 
 
+def test_a_finer_store_that_lacks_a_row_at_one_checkpoint_is_refused(make_store, gaussian):
+    rows, targets = gaussian(50), [gaussian(2), gaussian(2)]
+    coarse = [make_store(f"coarse{c}", rows, dtype="int1") for c in range(2)]
+    whole = make_store("whole", rows)
+    holed = make_store("holed", rows, data={"rows": 50}, pieces=[range(20), range(30, 50)])
+    short = make_store("short", rows[:45])
+    for finer, lacks in ((holed, "10 of them, row 20 first"), (short, "5 of them, row 45 first")):
+        with pytest.raises(errors.DatastoreIncompleteError, match=rf"rescore\[1\]: .* lacks {lacks}"):
+            select(coarse, targets, count=50, rescore=[whole, finer])
+    # what the candidates lack, the finer stores need not have
+    partial = make_store("partial", rows, dtype="int1", data={"rows": 50}, pieces=[range(20), range(30, 50)])
+    got = select([coarse[0], partial], targets, count=50, rescore=[whole, holed], allow_partial=True)
+    assert sorted(got.positions) == [*range(20), *range(30, 50)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -178,6 +193,14 @@ def test_arrays_can_rescore_arrays(gaussian, rng):
     exact = select([rows], [target], count=10, ids=names)
     assert set(result.ids) <= set(names)
     np.testing.assert_array_equal(result.scores, exact.influence[result.positions])
+
+
+def test_a_finer_row_beyond_float32_is_passed_over(gaussian, rng):
+    rows, target = planted(gaussian, rng, n=200)
+    first = select([rows], [target], count=1).positions[0]
+    finer = rows.astype(np.float64)
+    finer[first] *= 1e300
+    assert first not in select([rows], [target], count=10, rescore=[finer]).positions
 
 
 def test_a_store_opened_by_path_is_what_rescores(make_store, gaussian, rng):

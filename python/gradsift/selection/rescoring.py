@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradsift.errors import SpecMismatchError
+from gradsift.errors import DatastoreIncompleteError, SpecMismatchError
 from gradsift.ops.score_rows import BlockScores, RowScorer
 from gradsift.selection.choosing import Wish
 from gradsift.selection.problem import Problem
@@ -47,14 +47,31 @@ def open_finer(stores: Sequence[Any], problem: Problem, wish: Wish) -> list[RowS
         raise SpecMismatchError(
             f"rescore: expected {len(problem.ids)} rows as candidates has, got {len(ids)}; convert the whole store"
         )
+    wanted = np.logical_and.reduce([_there(candidate, len(ids)) for candidate in problem.candidates])
+    for c, source in enumerate(sources):
+        absent = np.flatnonzero(wanted & ~_there(source, len(ids)))
+        if len(absent):
+            raise DatastoreIncompleteError(
+                f"rescore[{c}]: expected the rows that all candidates have, got a store that lacks {len(absent)} of "
+                f"them, row {absent[0]} first; convert the whole store"
+            )
     return sources
+
+
+def _there(source: RowSource, n_rows: int) -> np.ndarray:
+    """(n_rows,) bool: the rows that `source` has."""
+    gaps = source.gaps()
+    there = np.arange(n_rows) < len(source) + sum(len(gap) for gap in gaps)
+    for gap in gaps:
+        there[gap.start : gap.stop] = False
+    return there
 
 
 def score_again(pool: Pool, sources: Sequence[RowSource], problem: Problem, wish: Wish) -> Pool:
     """`pool` with the scores of its best ``5 · k`` rows taken from `sources`, and no other row to be chosen.
 
     Best is by the scores that `pool` has, ties to the smaller row number. A row that `sources` hold as zeros or not
-    finite is not to be chosen either.
+    finite is not to be chosen either. `pool.scores` is not copied: the new scores are written into it.
     """
     count = wish.budget.samples(len(problem.ids)) or 0
     eligible = np.flatnonzero(pool.reason == 0)

@@ -67,7 +67,7 @@ class ScoreSample:
     Attributes
     ----------
     positions : (m,) int64, ascending; m = min(N, max(4096, 2¹⁸ / (C·S)))
-    scores : (C, m, S) float32, before weights; NaN where a checkpoint lacks the row
+    scores : (C, m, S) float32, before weights; NaN where a checkpoint lacks the row, or has one that is not finite
     """
 
     def __init__(self, n_rows: int, n_checkpoints: int, n_columns: int) -> None:

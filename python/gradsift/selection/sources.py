@@ -95,8 +95,7 @@ class ArraySource:
 
     def blocks(self, rows: int = 4096) -> Iterator[ArrayBlock]:
         for first in range(0, len(self), rows):
-            with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity and is excluded as such
-                part = self._rows[first : first + rows].astype(np.float32, copy=False)
+            part = _as_float32(self._rows[first : first + rows])
             flags = np.zeros(len(part), np.uint8)
             tokens = np.full(len(part), -1, np.int64)
             if self.tokens is not None:
@@ -105,8 +104,12 @@ class ArraySource:
             yield ArrayBlock(first, part, tokens, flags)
 
     def take(self, positions: np.ndarray) -> np.ndarray:
-        rows: np.ndarray = self._rows[positions].astype(np.float32, copy=False)
-        return rows
+        return _as_float32(self._rows[positions])
+
+
+def _as_float32(rows: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity and is excluded as such
+        return rows.astype(np.float32, copy=False)
 
 
 class JoinedSource:
@@ -293,8 +296,9 @@ def describe(source: RowSource) -> dict[str, Any]:
         record["store"] = source.spec.digest
         record["checkpoint"] = dict(source.spec.checkpoint)
         record["data"] = dict(source.spec.data)
-    if getattr(source, "path", None) is not None:
-        record["path"] = str(source.path)  # type: ignore[attr-defined]
+    path = getattr(source, "path", None)
+    if path is not None:
+        record["path"] = str(path)
     return record
 
 

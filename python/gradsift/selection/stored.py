@@ -9,7 +9,7 @@ import numpy as np
 
 from gradsift.datastore import Datastore
 from gradsift.datastore.format import ROW_DTYPES, rotation_seed
-from gradsift.selection.sources import BlockLike, RowSource
+from gradsift.selection.sources import RowSource
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ class StoredPart:
     scales: np.ndarray | None
     tokens: np.ndarray
     flags: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def cut(self, part: slice) -> StoredPart:
+        scales = None if self.scales is None else self.scales[part]
+        return StoredPart(self.rows[part], scales, self.tokens[part], self.flags[part])
 
 
 @dataclass(frozen=True)
@@ -76,30 +83,36 @@ def stretches(sources: Sequence[RowSource], n_rows: int, block_rows: int) -> Ite
         first = stop
 
 
+def _blocks(source: RowSource, block_rows: int) -> Iterator[tuple[int, StoredPart]]:
+    """Blocks in the form that `stored_format` tells of, each with the number of its first row."""
+    if isinstance(source, Datastore):
+        for block in source.blocks(block_rows):
+            yield block.first, StoredPart(block.packed, block.scales, block.tokens, block.flags)
+    else:
+        for other in source.blocks(block_rows):
+            yield other.first, StoredPart(other.rows, None, other.tokens, other.flags)
+
+
 class _Reader:
     def __init__(self, source: RowSource, block_rows: int) -> None:
-        self._packed = isinstance(source, Datastore)
-        self._blocks = iter(source.blocks(block_rows))
-        self._block: BlockLike | None = next(self._blocks, None)
+        self._blocks = _blocks(source, block_rows)
+        self._first = self._end = 0
+        self._block: StoredPart | None = None
+        self._next_block()
+
+    def _next_block(self) -> None:
+        self._first, self._block = next(self._blocks, (0, None))
+        self._end = self._first + (0 if self._block is None else len(self._block))
 
     def next_edge(self, row: int, otherwise: int) -> int:
         """Where the block that holds `row` ends, or else the next one begins."""
         while self._block is not None and self._end <= row:
-            self._block = next(self._blocks, None)
+            self._next_block()
         if self._block is None:
             return otherwise
-        return self._end if self._block.first <= row else self._block.first
+        return self._end if self._first <= row else self._first
 
     def cut(self, first: int, stop: int) -> StoredPart | None:
-        block = self._block
-        if block is None or not block.first <= first < self._end:
+        if self._block is None or not self._first <= first < self._end:
             return None
-        part = slice(first - block.first, stop - block.first)
-        rows = block.packed if self._packed else block.rows  # type: ignore[attr-defined]
-        scales = block.scales if self._packed else None  # type: ignore[attr-defined]
-        return StoredPart(rows[part], None if scales is None else scales[part], block.tokens[part], block.flags[part])
-
-    @property
-    def _end(self) -> int:
-        assert self._block is not None
-        return self._block.first + len(self._block.tokens)
+        return self._block.cut(slice(first - self._first, stop - self._first))
