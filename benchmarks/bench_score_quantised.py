@@ -102,17 +102,17 @@ def test_bits_to_int8(columns, record, benchmark, seconds):
 @pytest.mark.parametrize("dtype", ["int8", "int1"])
 def test_peers_to_ours(dtype, columns, record, benchmark, seconds):
     codes, scales = stored(dtype)
-    pool = ThreadPoolExecutor(THREADS)
     calls = {"ours": ours(dtype, columns)}
-    if dtype == "int8":
-        calls["numkong int8"] = peers.numkong_int8(codes, targets(columns), pool)
-        calls["torch _int_mm"] = peers.int_mm(codes, targets(columns))
-        calls["dequantised, fp32 product"] = peers.dequantised(codes, scales, targets(columns))
-    else:
-        calls["numkong Hamming, 1-bit targets"] = peers.numkong_hamming(codes, targets(columns), pool)
-        calls["unpacked, bf16 product"] = peers.unpacked_bf16(codes, targets(columns))
-        calls["unpacked, torch _int_mm"] = peers.unpacked_int_mm(codes, targets(columns))
-    times = race(calls, 4 * seconds, benchmark)
+    with ThreadPoolExecutor(THREADS) as pool:
+        if dtype == "int8":
+            calls["numkong int8"] = peers.numkong_int8(codes, targets(columns), pool)
+            calls["torch _int_mm"] = peers.int_mm(codes, targets(columns))
+            calls["dequantised, fp32 product"] = peers.dequantised(codes, scales, targets(columns))
+        else:
+            calls["numkong Hamming, 1-bit targets"] = peers.numkong_hamming(codes, targets(columns), pool)
+            calls["unpacked, bf16 product"] = peers.unpacked_bf16(codes, targets(columns))
+            calls["unpacked, torch _int_mm"] = peers.unpacked_int_mm(codes, targets(columns))
+        times = race(calls, 4 * seconds, benchmark)
     record(
         f"{dtype}, {columns} columns",
         ms={name: times.ms(name)["median"] for name in calls},
