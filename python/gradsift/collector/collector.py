@@ -155,9 +155,9 @@ class GradientCollector:
         Afterwards `prefers_packed` knows whether samples attend apart. Raises what `collect` does: some models take no
         packed batches, and of some only the shapes in padded ones tell whose a token is.
         """
-        before = self._samples, self._batches, self._forward.packing_tried
-        self.start(batch).result()
-        self._samples, self._batches, self._forward.packing_tried = before
+        tried = self._forward.packing_tried
+        self._launch(batch).result()
+        self._forward.packing_tried = tried
 
     def collect(self, batch: Any) -> Sketches:
         """Sketches of the B samples of `batch`, in its order.
@@ -190,6 +190,12 @@ class GradientCollector:
         A loop that starts a batch before it asks for the result of the last keeps the device busy. On the CPU all is
         done at once.
         """
+        pending = self._launch(batch)
+        self._samples += len(pending)
+        self._batches += 1
+        return pending
+
+    def _launch(self, batch: Any) -> PendingSketches:
         with ExitStack() as stack:
             stack.enter_context(self._clock.part("other"))
             stack.enter_context(self._matmul.set())
@@ -286,8 +292,6 @@ class GradientCollector:
 
     def _collect_language(self, batch: LanguageBatch) -> PendingSketches:
         if not batch.tokens.any():
-            self._samples += batch.n_samples
-            self._batches += 1
             B = batch.n_samples
             rows = torch.zeros(B, self.spec.proj_dim, device="cpu")
             zeros = torch.zeros(B, 2, dtype=torch.float64, device="cpu")
@@ -321,8 +325,6 @@ class GradientCollector:
                 losses.float().sum().backward()  # type: ignore[no-untyped-call]
         rows, norms = current.finish(self._trained)
         self._paths.update(current.paths)
-        self._samples += layout.n_samples
-        self._batches += 1
         return PendingSketches(rows, norms, losses, tokens)
 
     def _pass(self) -> Pass:

@@ -30,6 +30,9 @@ class PendingSketches:
         devices = {part.device for part in parts if part.device.type == "cuda"}
         self._done = [torch.cuda.current_stream(device).record_event() for device in devices]
 
+    def __len__(self) -> int:
+        return len(self._tokens)
+
     def result(self) -> Sketches:
         """The sketches, NumPy; a sample without labels has zeros everywhere. Asked again: the same memory."""
         for event in self._done:
