@@ -137,3 +137,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, chose
         chosen.to_jsonl(path, samples)
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_numbers_of_numpy_are_written_as_any_number(tmp_path, gaussian, samples):
+    ids = [f"s{i}" for i in range(20)]
+    pool, targets = [gaussian(20)], [gaussian(4)]
+    plain = {"count": 4, "selector": "quota", "options": {"by": "length", "bands": 2, "shares": {"0": 3, "1": 1}}}
+    numpy = {"count": np.int64(4), "selector": "quota"}
+    numpy["options"] = {"by": "length", "bands": np.int64(2), "shares": {"0": np.float32(3), "1": np.int8(1)}}
+    for name, asked in (("plain", plain), ("numpy", numpy)):
+        select(pool, targets, ids=ids, lengths=list(range(1, 21)), **asked).save(tmp_path / name, samples)
+    want, got = (json.loads((tmp_path / name / "selection.json").read_text()) for name in ("plain", "numpy"))
+    assert got == want
+    select(pool, targets, ids=ids, fraction=np.float32(0.5)).save(tmp_path / "half", samples)
+    assert json.loads((tmp_path / "half" / "selection.json").read_text())["settings"]["fraction"] == 0.5

@@ -395,6 +395,7 @@ def test_knn_kde_reads_a_store_as_it_reads_an_array(make_store, monkeypatch):
         ("knn_kde", {"neighbours": 1}, ValueError, r"neighbours: expected at least 2, got 1"),
         ("length", {"first": "middle"}, ValueError, r"first: expected one of \('longest', 'shortest'\)"),
         ("top", [1], TypeError, r"options: expected a mapping from name to value, got list"),
+        (["top"], {}, ValueError, r"selector: expected one of .*, got \['top'\]"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(selector, options, error, message):

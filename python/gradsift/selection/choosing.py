@@ -97,16 +97,17 @@ def make_wish(
         )
     settings = {
         "selector": selector,
-        "options": dict(options or {}),
+        "options": _plain(options or {}),
         "reduce": reduce,
-        "fraction": fraction,
-        "count": count,
+        "fraction": _plain(fraction),
+        "count": request.count,
         "budget": budget,
         "deduplicate": threshold,
         "seed": seed if selector in _SEEDED else None,
     }
     depth = request.samples(n_rows) if threshold is None else None
-    return Wish(chosen, request, depth, threshold, seed, _checked_lengths(lengths, n_rows), names, settings)
+    tokens = None if lengths is None else checked_tokens("lengths", lengths, n_rows)
+    return Wish(chosen, request, depth, threshold, seed, tokens, names, settings)
 
 
 def conclude(
@@ -235,21 +236,30 @@ def _pairs(wish: Wish, rows: PoolRows | None, eligible: np.ndarray) -> dict[str,
     }
 
 
-def _checked_lengths(lengths: Sequence[int] | np.ndarray | None, n_rows: int) -> np.ndarray | None:
-    if lengths is None:
-        return None
+def checked_tokens(name: str, tokens: Sequence[int] | np.ndarray, n_rows: int, *, least: int = 1) -> np.ndarray:
+    """The argument `name`, tokens of every candidate, as (N,) int64."""
     try:
-        found = np.asarray(lengths)
+        found = np.asarray(tokens)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"lengths: expected integers, got {type(lengths).__name__}: {error}") from error
+        raise TypeError(f"{name}: expected integers, got {type(tokens).__name__}: {error}") from error
     if found.dtype.kind not in "iu":
-        raise TypeError(f"lengths: expected integers, got {found.dtype}")
+        raise TypeError(f"{name}: expected integers, got {found.dtype}")
     if found.shape != (n_rows,):
-        raise ValueError(f"lengths: expected shape ({n_rows},), one a candidate, got {found.shape}")
-    short = np.flatnonzero(found < 1)
+        raise ValueError(f"{name}: expected shape ({n_rows},), one a candidate, got {found.shape}")
+    short = np.flatnonzero(found < least)
     if len(short):
-        raise ValueError(f"lengths: expected at least 1 token a candidate, got {found[short[0]]} in row {short[0]}")
+        row = short[0]
+        raise ValueError(f"{name}: expected at least {least} token a candidate, got {found[row]} in row {row}")
     return found.astype(np.int64)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with Python's numbers in place of NumPy's, which JSON cannot say."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _checked_groups(groups: Sequence[str] | None, n_rows: int) -> Sequence[str] | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradsift.datastore import FLAG_NO_LABELS, FLAG_NONFINITE
 from gradsift.errors import DependencyMissingError
-from gradsift.selection.choosing import conclude, make_wish
+from gradsift.selection.choosing import checked_tokens, conclude, make_wish
 from gradsift.selection.collected import RowScores, merge
 from gradsift.selection.influence import Columns, subtask_of_rows
 from gradsift.selection.output import Selection
@@ -49,7 +49,7 @@ def select_scored(
     scores : array (N, M) of floats
         A candidate with NaN or infinity is never selected.
     tokens : sequence of int, one a candidate, optional
-        Label tokens; candidates of 0 are never selected.
+        Label tokens, -1 where not known; candidates of 0 are never selected.
     ids, target_ids : names of the candidates and of the target examples; numbers by default
     """
     try:
@@ -149,7 +149,7 @@ def _columns(
     """What scores are folded into, and the target examples of each column."""
     if reduce not in GIVEN_REDUCTIONS:
         raise ValueError(f"reduce: expected one of {GIVEN_REDUCTIONS} for scores that come of no rows, got {reduce!r}")
-    names = check_ids(target_ids) or list(range(n_targets))
+    names = check_ids(range(n_targets) if target_ids is None else target_ids) or []
     if len(names) != n_targets:
         raise ValueError(f"target_ids: expected {n_targets}, one a target example, got {len(names)}")
     of_row = subtask_of_rows(subtasks, n_targets)
@@ -172,12 +172,10 @@ def _choose(
     **wishes: Any,
 ) -> Selection:
     n_rows = len(folded)
-    names = check_ids(ids) or list(range(n_rows))
+    names = check_ids(range(n_rows) if ids is None else ids) or []
     if len(names) != n_rows:
         raise ValueError(f"ids: expected {n_rows}, one a candidate, got {len(names)}")
-    labels = np.full(n_rows, -1, np.int64) if tokens is None else np.asarray(tokens, np.int64)
-    if labels.shape != (n_rows,):
-        raise ValueError(f"tokens: expected shape ({n_rows},), one a candidate, got {labels.shape}")
+    labels = checked_tokens("tokens", np.full(n_rows, -1) if tokens is None else tokens, n_rows, least=-1)
     wish = make_wish(n_rows, reduce=reduce, deduplicate=None, **wishes)
     if wish.needs_rows:
         raise ValueError(

@@ -43,7 +43,7 @@ SELECTORS = tuple(_TABLE)
 
 def options_of(name: str) -> dict[str, Any]:
     """The options of the selector `name` with their defaults; `dataclasses.MISSING` where one must be given."""
-    return {field.name: field.default for field in dataclasses.fields(_class(name))}  # type: ignore[arg-type]
+    return {field.name: field.default for field in dataclasses.fields(_class(name))}
 
 
 def make_selector(name: str, options: Mapping[str, Any] | None = None) -> Selector:
@@ -70,6 +70,6 @@ def make_selector(name: str, options: Mapping[str, Any] | None = None) -> Select
 
 
 def _class(name: str) -> type[Selector]:
-    if name not in _TABLE:
+    if name not in SELECTORS:  # a tuple, which can be asked for what has no hash
         raise ValueError(f"selector: expected one of {SELECTORS}, got {name!r}")
     return _TABLE[name]

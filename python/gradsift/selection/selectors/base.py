@@ -33,7 +33,6 @@ class Scored:
     ids : the id of each row by its position
     lengths : (N,) int64, tokens of each row, -1 where not known
     groups : the source of each row, or None where none was told
-    budget_tokens : whether the budget counts tokens
     seed : int
     rows : the rows themselves, or None where they were not kept
     watched : the observer that the selector asked for
@@ -56,6 +55,7 @@ class Scored:
         return np.flatnonzero(allowed if self.pool.rescored is None else allowed & self.pool.rescored)
 
 
+@dataclass(frozen=True)
 class Selector(ABC):
     """Frozen dataclasses whose fields are the options of the selector `name`; they check themselves when made.
 
@@ -65,7 +65,11 @@ class Selector(ABC):
     name: ClassVar[str]
     needs_budget: ClassVar[bool] = True
     needs_rows: ClassVar[bool] = False
-    needs_groups: ClassVar[bool] = False
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether the source of every row must be told."""
+        return False
 
     @property
     def near(self) -> float | None:

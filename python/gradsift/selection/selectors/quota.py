@@ -58,7 +58,7 @@ class Quota(Selector):
             check_count("bands", self.bands)
 
     @property
-    def needs_groups(self) -> bool:  # type: ignore[override]
+    def needs_groups(self) -> bool:
         return self.by == "source"
 
     def plan(self, scored: Scored) -> Plan:
@@ -84,10 +84,10 @@ class Quota(Selector):
                 f"lengths: expected the tokens of every row with quotas by length, got none for {len(unknown)} rows "
                 f"(first: {unknown[0]}); pass lengths=[...]"
             )
-        if isinstance(self.bands, int):
-            edges: list[Any] = sorted({*np.quantile(lengths, np.arange(1, self.bands) / self.bands).tolist()})
+        if isinstance(self.bands, Sequence):
+            edges: list[Any] = list(self.bands)
         else:
-            edges = list(self.bands)
+            edges = sorted({*np.quantile(lengths, np.arange(1, self.bands) / self.bands).tolist()})
         band = np.array([bisect_right(edges, length) for length in lengths.tolist()], np.int64)
         return [str(b) for b in range(len(edges) + 1)], band
 
