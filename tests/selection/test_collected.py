@@ -112,6 +112,8 @@ def test_what_sinks_cannot_do_is_said(collected, as_sketches, gaussian):
         select_collected(two, count=3, selector="knn_kde")
     with pytest.raises(TypeError, match=r"sinks: expected a list with one ScoringSink per checkpoint"):
         select_collected(two[0], count=3)
+    with pytest.raises(TypeError, match=r"sinks\[1\]: expected a ScoringSink, got ndarray"):
+        select_collected([two[0], rows[1]], count=3)
     with pytest.raises(ValueError, match=r"sinks: expected at least one, got none"):
         select_collected([], count=3)
     best = sinks_of(rows, targets, tokens, as_sketches, ids, keep=4)
@@ -151,3 +153,25 @@ def test_what_a_sink_is_given_is_checked(as_sketches, gaussian):
     half = ScoringSink(gaussian(2), dtype="float16")
     with pytest.raises(ValueError, match=r"sketches: expected rows within the range of float16"):
         half.append([1], as_sketches(1e30 * gaussian(1)))
+    twice = ScoringSink(gaussian(2))
+    for _ in range(2):
+        twice.append([1, 2], as_sketches(gaussian(2)))
+    with pytest.raises(ValueError, match=r"ids: expected each id once, got 1 again in row 2"):
+        select_collected([twice], count=3)
+
+
+def test_several_target_stores_a_checkpoint_give_its_name_and_learning_rate(collected, make_store, as_sketches):
+    rows, targets, tokens = collected
+    checkpoints = [{"name": "early", "learning_rate": 3.0}, {"name": "late", "learning_rate": 1.0}]
+    stores = [
+        [make_store(f"t{c}{i}", part, ids=list(ids), checkpoint=at) for i, (part, ids) in enumerate(halves)]
+        for c, at in enumerate(checkpoints)
+        for halves in [((targets[c][:2], "wx"), (targets[c][2:], "yz"))]
+    ]
+    ids = list(range(150))
+    got = select_collected(sinks_of(rows, stores, tokens, as_sketches, ids), count=20)
+    want = select([as_sketches(r, tokens) for r in rows], stores, [3.0, 1.0], subtasks=SUBTASKS, count=20)
+    assert got.ids == want.ids
+    assert got.record["settings"]["weights"] == [0.75, 0.25]
+    assert got.record["settings"]["weights_from"] == "learning_rate"
+    assert {row["checkpoint"] for row in got.diagnostics["spread"]} == {"early", "late"}

@@ -24,12 +24,12 @@ from gradsift.selection.sources import (
     check_complete,
     check_ids,
     check_pair,
+    checkpoint_names,
     describe,
     open_sources,
     row_ids,
 )
 from gradsift.sketches import Sketches
-from gradsift.specs import StoreSpec
 
 _MERGE_ROWS = 1 << 16
 
@@ -84,7 +84,7 @@ class TargetColumns:
         self.n_columns = len(self.columns.names)
         self.reduce = reduce
         self.dtype = dtype
-        spec = _spec_of(self.source)
+        spec = self.source.spec
         self._seed = 0 if spec is None else rotation_seed(spec, dtype)
         self._scorer = RowScorer(self.columns.at, [1.0], [dtype], seeds=[self._seed])
 
@@ -171,6 +171,7 @@ class ScoringSink:
         """The id of every row that is kept, by its position; None for others."""
         if self.keep is not None:
             self._forget()
+        check_ids(list(self._ids.values()))  # across batches, too
         return _Ids(self._rows, dict(self._ids), self._digest.hexdigest())
 
     def scores(self) -> RowScores:
@@ -284,11 +285,14 @@ def select_collected(
         raise TypeError(f"sinks: expected a list with one ScoringSink per checkpoint, got {type(sinks).__name__}")
     if not sinks:
         raise ValueError("sinks: expected at least one, got none")
+    for c, sink in enumerate(sinks):
+        if not isinstance(sink, ScoringSink):
+            raise TypeError(f"sinks[{c}]: expected a ScoringSink, got {type(sink).__name__}")
     ids = [sink.ids() for sink in sinks]
     keep = sinks[0].keep
     if keep is not None:
-        asked = count if count is not None else keep + 1
-        if len(sinks) > 1 or selector != "top" or budget != "samples" or asked > keep:
+        few = isinstance(count, (int, np.integer)) and count <= keep
+        if len(sinks) > 1 or selector != "top" or budget != "samples" or not few:
             raise ValueError(
                 f"keep: expected None, got {keep}: a sink of the best alone gives one checkpoint's count <= {keep} by "
                 'selector "top"'
@@ -348,7 +352,6 @@ def choose_collected(
         pool = merge(parts, eta, first.reduce, sample=sample)
     else:
         assert pool is not None
-    described = [describe(source) for source in sources]
     return conclude(
         wish,
         pool,
@@ -357,17 +360,12 @@ def choose_collected(
         eta,
         reduce=first.reduce,
         ids=ids,
-        checkpoints=[str(d.get("checkpoint", {}).get("name", c)) for c, d in enumerate(described)],
+        checkpoints=checkpoint_names(sources),
         settings={"weights": eta.tolist(), "weights_from": weights_from, "allow_partial": False},
         origin={
             "candidates": [{"scored": "while collecting", "dtype": t.dtype, "rows": len(ids)} for t in targets],
-            "targets": described,
+            "targets": [describe(source) for source in sources],
         },
         target_ids=first.ids,
         pool_digest=ids.digest if isinstance(ids, _Ids) else None,
     )
-
-
-def _spec_of(source: RowSource) -> StoreSpec | None:
-    parts = getattr(source, "parts", None)
-    return source.spec if parts is None else _spec_of(parts[0])

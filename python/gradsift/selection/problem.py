@@ -15,7 +15,7 @@ from gradsift.selection.sources import (
     check_complete,
     check_ids,
     check_pair,
-    describe,
+    checkpoint_names,
     open_sources,
     row_ids,
 )
@@ -50,8 +50,7 @@ class Problem:
     @property
     def checkpoints(self) -> list[str]:
         """(C,) the names that the stores give them, else their numbers."""
-        described = [describe(source) for source in self.candidates]
-        return [str(d.get("checkpoint", {}).get("name", c)) for c, d in enumerate(described)]
+        return checkpoint_names(self.candidates)
 
 
 def pose(

@@ -115,8 +115,6 @@ def _as_float32(rows: np.ndarray) -> np.ndarray:
 class JoinedSource:
     """The rows of several sources, one after the other."""
 
-    spec: StoreSpec | None = None
-
     def __init__(self, parts: Sequence[RowSource]) -> None:
         self.parts = parts
         self._first = np.cumsum([0, *(len(part) for part in parts)]).tolist()
@@ -124,6 +122,11 @@ class JoinedSource:
     @property
     def proj_dim(self) -> int:
         return self.parts[0].proj_dim
+
+    @property
+    def spec(self) -> StoreSpec | None:
+        """Of the first, which those of the others were compared with."""
+        return self.parts[0].spec
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -300,6 +303,11 @@ def describe(source: RowSource) -> dict[str, Any]:
     if path is not None:
         record["path"] = str(path)
     return record
+
+
+def checkpoint_names(sources: Sequence[RowSource]) -> list[str]:
+    """(C,) the names that the stores give their checkpoints, else their numbers."""
+    return [str(c if s.spec is None else s.spec.checkpoint.get("name", c)) for c, s in enumerate(sources)]
 
 
 class IdsDigest:
