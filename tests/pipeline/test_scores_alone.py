@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradsift.errors import ConfigError, DatastoreCorruptError
+from gradsift.errors import ConfigError, DatastoreCorruptError, DatastoreIncompleteError
 from gradsift.pipeline import Run, load_config, parse_config, with_selection
 from gradsift.pipeline.collect import collect
+from gradsift.pipeline.scores import ScoreFiles
 from gradsift.pipeline.select import select_samples
 
 
@@ -152,6 +153,18 @@ def test_scores_that_were_deleted_are_made_again_and_damaged_ones_are_named(
     (directory / "step.json").unlink()
     with pytest.raises(DatastoreCorruptError, match=rf"{files[2].name}: expected the scores of rows .* collect again"):
         select_samples(open_run(record))
+
+
+def test_scores_that_were_never_made_are_not_taken_for_scores(tmp_path: Path) -> None:
+    whole = {"reason": np.zeros(2, np.uint8), "tokens": np.ones(2, np.int64), "scores-0": np.ones((2, 1), np.float32)}
+    with ScoreFiles(tmp_path, 4) as files:
+        np.savez(tmp_path / "rows-000000000000000-00000002.npz", **whole)
+        files.refresh()
+        with pytest.raises(DatastoreIncompleteError, match=r"scores of 4 rows, got none for 2 of them \(2 … 3\)"):
+            files.read(0, 1)
+        np.savez(tmp_path / "rows-000000000000002-00000002.npz", **whole)
+        files.refresh()
+        assert files.read(0, 1).scores.tolist() == [[1.0]] * 4
 
 
 def test_another_reduction_or_target_needs_other_scores_and_says_so(warm: dict[str, Any], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradsift.datastore import Datastore
 from gradsift.datastore.claims import Claim, claim_rows
-from gradsift.errors import DatastoreCorruptError
+from gradsift.errors import DatastoreCorruptError, DatastoreIncompleteError
 from gradsift.files import atomic_bytes, make_folder
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.samples import subtask_names
@@ -94,9 +94,9 @@ class ScoreFiles:
     def append(self, ids: Sequence[str], sketches: Sketches, first: int) -> None:
         """Scores rows ``first …`` and keeps their scores; when it returns they survive a kill and a power loss."""
         parts = [columns.score(ids, sketches) for columns in self._columns.values()]
-        arrays = {f"scores-{i}": part.scores for i, part in enumerate(parts)}
+        arrays: dict[str, Any] = {f"scores-{i}": part.scores for i, part in enumerate(parts)}
         with atomic_bytes(self._path / f"rows-{first:015d}-{len(ids):08d}.npz") as file:
-            np.savez(file, reason=parts[0].reason, tokens=parts[0].tokens, **arrays)  # type: ignore[arg-type]
+            np.savez(file, reason=parts[0].reason, tokens=parts[0].tokens, **arrays)
         self._there[first : first + len(ids)] = True
 
     def commit(self) -> None:
@@ -109,8 +109,16 @@ class ScoreFiles:
         ------
         DatastoreCorruptError
             A file is damaged, or does not hold what its name says.
+        DatastoreIncompleteError
+            Rows have no scores yet.
         """
         n_rows = len(self._there)
+        if self.missing():
+            shown = ", ".join(f"{gap.start} … {gap.stop - 1}" for gap in self.missing()[:5])
+            raise DatastoreIncompleteError(
+                f"{self._path}: expected the scores of {n_rows} rows, got none for {int((~self._there).sum())} of them "
+                f"({shown}); collect again"
+            )
         found = RowScores(
             np.full((n_rows, n_columns), np.nan, np.float32), np.zeros(n_rows, np.uint8), np.zeros(n_rows, np.int64)
         )
