@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradsift.pipeline.config import RunConfig, describe_config, load_config, parse_config, with_selection
+from gradsift.pipeline.config import RunConfig
+from gradsift.pipeline.config_file import describe_config, load_config, parse_config, with_selection
 from gradsift.pipeline.progress import LineReporter, Reporter, SilentReporter, TerminalReporter
 from gradsift.pipeline.run import Run
 

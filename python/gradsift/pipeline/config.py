@@ -1,21 +1,13 @@
-"""The configuration of a run: what may stand in CONFIG.toml, its defaults, and what is wrong with it."""
+"""The configuration of a run: what may stand in CONFIG.toml, and its defaults."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from gradsift.errors import ConfigError
 from gradsift.selection.selectors import Selector, make_selector
 from gradsift.specs import Gamma, ProjectionSpec
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 BadRows = Literal["error", "skip"]
@@ -32,11 +24,13 @@ Source = Annotated[str, AfterValidator(_check_source)]
 Sources = Annotated[list[Source], Field(min_length=1)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of the file: no other keys, and no conversions."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Base model."""
 
     path: str = Field(description='transformers folder, hub name, or "smollm2-135m-instruct" (brought by pip, no hub)')
@@ -49,7 +43,7 @@ class ModelConfig(_Section):
     )
 
 
-class PoolConfig(_Section):
+class PoolConfig(Section):
     """Candidates."""
 
     sources: Sources = Field(description="files, directories, globs (relative to the configuration) or hf:NAME:SPLIT")
@@ -61,7 +55,7 @@ class PoolConfig(_Section):
     )
 
 
-class TargetConfig(_Section):
+class TargetConfig(Section):
     """One skill to select for."""
 
     sources: Sources = Field(description="the few examples to select by")
@@ -78,7 +72,7 @@ class TargetConfig(_Section):
         return self
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """Adapter that is trained at warm-up and on the selection; gradients are taken of it."""
 
     r: int = Field(16, ge=1)
@@ -90,7 +84,7 @@ class LoraConfig(_Section):
     )
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """AdamW with a linear decay, through the transformers Trainer."""
 
     epochs: int = Field(4, ge=1)
@@ -106,7 +100,7 @@ class WarmupConfig(TrainingConfig):
     fraction: float = Field(0.05, gt=0, le=1, description="share of the pool")
 
 
-class CollectConfig(_Section):
+class CollectConfig(Section):
     """Sketches of the pool and the targets at every checkpoint."""
 
     proj_dim: int = Field(8192, description="numbers a sketch: a power of two, 256 to 65536")
@@ -156,7 +150,7 @@ class CollectConfig(_Section):
         return ProjectionSpec(self.proj_dim, self.seed, self.kind, self.nonzeros)
 
 
-class SelectConfig(_Section):
+class SelectConfig(Section):
     """Influence and the choice made by it."""
 
     fraction: float | None = Field(
@@ -202,7 +196,9 @@ class SelectConfig(_Section):
     @property
     def by(self) -> Literal["gradients", "embeddings", "text"]:
         """What samples are compared by."""
-        return {"rds": "embeddings", "bm25": "text"}.get(self.selector, "gradients")  # type: ignore[return-value]
+        if self.selector == "rds":
+            return "embeddings"
+        return "text" if self.selector == "bm25" else "gradients"
 
     @property
     def needs_rows(self) -> bool:
@@ -235,7 +231,7 @@ class TrainConfig(TrainingConfig):
     random: bool = Field(True, description="train on random choices too, for comparison")
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """Answer-token loss and exact match on the targets' test sets."""
 
     exact_match: bool = Field(True, description="also generate answers and compare them")
@@ -243,7 +239,7 @@ class EvaluateConfig(_Section):
     limit: int | None = Field(None, ge=1, description="test examples a target; all if absent")
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole CONFIG.toml."""
 
     run_dir: str = Field(description="where everything is written; relative to the configuration")
@@ -304,138 +300,3 @@ def gamma_of(kind: str, betas: tuple[float, float], eps: float, step: int) -> Ga
     if kind == "second_moment":
         return Gamma.second_moment(beta2, eps, step)
     return Gamma(kind) if kind in ("sgd", "sign") else Gamma.less()
-
-
-def load_config(path: str | Path) -> RunConfig:
-    """The configuration in the TOML file at `path`, checked; relative paths in it are made absolute.
-
-    Raises
-    ------
-    ConfigError
-        Naming every key that is wrong, what it should be and what it is.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: expected a configuration file, got nothing there") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected a readable UTF-8 file, got: {error}") from error
-    try:
-        record = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: expected TOML, got: {error}") from error
-    return parse_config(record, base=path.parent, where=str(path))
-
-
-def toml_value(text: str) -> Any:
-    """`text` as a TOML value; where it is none, `text` itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def parse_config(record: dict[str, Any], *, base: Path, where: str = "configuration") -> RunConfig:
-    """`record` as a checked configuration; relative paths are taken from the directory `base`."""
-    try:
-        config = RunConfig.model_validate(record)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, where)) from None
-    return _with_absolute_paths(config, base.resolve())
-
-
-def with_selection(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """`config` with other values in its section [select]; what they exclude goes back to its default.
-
-    Raises
-    ------
-    ConfigError
-        As `load_config`.
-    """
-    excluded = {"fraction": ("count",), "count": ("fraction",), "selector": ("options",)}
-    dropped = {other for key in changes for other in excluded.get(key, ())} - set(changes)
-    record = config.select.model_dump(exclude_unset=True, exclude=dropped) | changes
-    try:
-        return RunConfig.model_validate(config.model_dump() | {"select": record})
-    except ValidationError as error:
-        raise ConfigError(_explain(error, "selection")) from None
-
-
-def _explain(error: ValidationError, where: str) -> str:
-    lines = [f"{where}: {error.error_count()} thing(s) to change"]
-    for item in error.errors(include_url=False):
-        key = ".".join(map(str, item["loc"])) or "(whole file)"
-        if item["type"] == "extra_forbidden":
-            lines.append(f"  {key}: expected no such key; `gradsift config` lists those there are")
-        elif item["type"] == "missing":
-            lines.append(f"  {key}: expected a value, got none")
-        elif item["type"] == "value_error":  # one of ours, which says all there is to say
-            lines.append(f"  {key}: {item['ctx']['error']}")
-        else:
-            lines.append(f"  {key}: {item['msg']}, got {item['input']!r}")
-    return "\n".join(lines)
-
-
-def _absolute(source: str, base: Path) -> str:
-    return source if source.startswith("hf:") else str(base / Path(source).expanduser())
-
-
-def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
-    model = config.model
-    if (base / Path(model.path).expanduser()).is_dir():
-        model = model.model_copy(update={"path": _absolute(model.path, base)})
-    pool = config.pool.model_copy(
-        update={
-            "sources": [_absolute(s, base) for s in config.pool.sources],
-            "ids": None if config.pool.ids is None else _absolute(config.pool.ids, base),
-        }
-    )
-    targets = {
-        name: target.model_copy(
-            update={
-                "sources": [_absolute(s, base) for s in target.sources],
-                "test": [_absolute(s, base) for s in target.test],
-            }
-        )
-        for name, target in config.targets.items()
-    }
-    return config.model_copy(
-        update={"run_dir": _absolute(config.run_dir, base), "model": model, "pool": pool, "targets": targets}
-    )
-
-
-def describe_config() -> str:
-    """Every key with its default and meaning, as a commented TOML file."""
-    lines = ["# Every key of a gradsift configuration, with its default. Keys without one are required.", ""]
-    top = RunConfig.model_fields
-    for name in ("run_dir", "seed"):
-        lines += _describe_key(name, top[name])
-    sections: list[tuple[str, type[_Section]]] = [
-        ("model", ModelConfig),
-        ("pool", PoolConfig),
-        ("targets.NAME", TargetConfig),
-        ("lora", LoraConfig),
-        ("warmup", WarmupConfig),
-        ("collect", CollectConfig),
-        ("select", SelectConfig),
-        ("train", TrainConfig),
-        ("evaluate", EvaluateConfig),
-    ]
-    for title, section in sections:
-        summary = (section.__doc__ or "").splitlines()[0]
-        lines += ["", f"[{title}]  # {summary}"]
-        for name, info in section.model_fields.items():
-            lines += _describe_key(name, info)
-    return "\n".join(lines) + "\n"
-
-
-def _describe_key(name: str, info: Any) -> list[str]:
-    note = f"  # {info.description}" if info.description else ""
-    if info.is_required():
-        return [f'{name} = "…"{note}' if info.annotation is str else f"{name} = […]{note}"]
-    value = info.get_default(call_default_factory=True)
-    if value is None:
-        return [f"# {name} = …{note}"]
-    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value).replace("'", '"')
-    return [f"{name} = {text}{note}"]

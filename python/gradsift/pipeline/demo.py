@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gradsift.demo.model import ensure_smollm2
 from gradsift.demo.skills import SKILLS, TARGETS, write_demo_data
-from gradsift.pipeline.config import RunConfig, parse_config
+from gradsift.pipeline.config import RunConfig
+from gradsift.pipeline.config_file import parse_config
 from gradsift.pipeline.models import BUILT_IN
 from gradsift.pipeline.progress import Reporter
 
