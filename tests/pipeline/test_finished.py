@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_a_sample_is_explained_as_it_was_scored(selection: FinishedSelection) ->
     found = selection.explain(best, neighbours=3)
     assert (found.rank, selection.selected_rank(best)) == (1, 1)
     assert found.influence == pytest.approx(selection.record["influence"][0], abs=1e-6)
-    assert {n.id for n in found.closest_targets} <= set(selection.target_samples)
+    assert {n.id for n in found.closest_targets} <= {s.id for part in selection.targets.values() for s in part}
     assert len(found.neighbours) == 3
 
 
@@ -256,3 +257,25 @@ def test_without_kept_rows_there_is_a_report_and_no_explanation(run_dir: Path, t
     assert "checkpoint-" in page
     with pytest.raises(ConfigError, match="expected one by rows that were kept, got one by scores alone"):
         selection.explain("digits-3")
+
+
+def test_examples_of_two_targets_that_share_an_id_are_told_apart(
+    make_record: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
+    record = make_record(tmp_path)
+    few = Path(record["targets"]["digits"]["sources"][0])
+    other = few.with_name("other.jsonl")
+    rows = [json.loads(line) for line in few.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["messages"][1]["content"] = row["messages"][0]["content"].upper()
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    record["targets"]["capitals"] = {"sources": [str(other)]}
+    run = Run.open(parse_config(record, base=Path("/")))
+    select_samples(run)
+    selection = FinishedSelection.open(run.config)
+    found = selection.in_words(selection.explain("digits-3", closest=6, neighbours=0))
+    answers = {(near["subtask"], near["id"]): near["messages"][1]["content"] for near in found["closest_targets"]}
+    assert answers == {
+        **{("digits", f"few-{i}"): str(i) * 4 for i in range(3)},
+        **{("capitals", f"few-{i}"): c * 8 for i, c in enumerate("UVW")},
+    }

@@ -12,17 +12,18 @@ from gradsift.data import Sample, SampleSet
 from gradsift.datastore import Datastore
 from gradsift.errors import ConfigError, DataError, DependencyMissingError
 from gradsift.files import write_text
-from gradsift.pipeline.config import RunConfig, parse_config
+from gradsift.pipeline.config import RunConfig
+from gradsift.pipeline.config_file import parse_config
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.rundir import RunDirectory, read_json
 from gradsift.pipeline.samples import read_pool, read_target, source_name, subtasks_of
 from gradsift.report import render, require_report
 from gradsift.selection import Explanation, explain
-from gradsift.selection.explaining import why, write_why
+from gradsift.selection.explaining import Near, why, write_why
 from gradsift.selection.output import FORMAT, VERSION
 from gradsift.selection.problem import Problem, pose
 from gradsift.selection.reporting import example_groups
-from gradsift.selection.sources import SampleId, ids_digest
+from gradsift.selection.sources import ids_digest
 
 
 def write_reports(run: Run) -> list[Path]:
@@ -114,9 +115,14 @@ class FinishedSelection:
     def targets(self) -> dict[str, SampleSet]:
         return {name: read_target(self.config, name) for name in self.config.selections()[self.name]}
 
-    @property
-    def target_samples(self) -> dict[SampleId, Sample]:
-        return {sample.id: sample for part in self.targets.values() for sample in part}
+    @cached_property
+    def _target_samples(self) -> dict[tuple[str, str], Sample]:
+        return {(name, sample.id): sample for name, part in self.targets.items() for sample in part}
+
+    def target_sample(self, near: Near) -> Sample:
+        """The target example that `near` names; ids tell the examples of one target apart, not those of several."""
+        target, _, _ = str(near.subtask).partition("/")  # as `subtasks_of` made it; no target's name has a slash
+        return self._target_samples[target, str(near.id)]
 
     @property
     def kept_rows(self) -> bool:
@@ -146,13 +152,12 @@ class FinishedSelection:
     def in_words(self, explanation: Explanation) -> dict[str, Any]:
         """`explanation` as JSON values, with the place in this selection and the messages of every sample it names."""
         pool = {sample.id: sample for sample in self.pool}
-        targets = self.target_samples
         record = explanation.to_dict()
         record["selection"] = self.name
         record["selected_rank"] = self.selected_rank(record["id"])
         record["messages"] = list(pool[record["id"]].messages)
-        for near in record["closest_targets"]:
-            near["messages"] = list(targets[near["id"]].messages)
+        for near, example in zip(record["closest_targets"], explanation.closest_targets, strict=True):
+            near["messages"] = list(self.target_sample(example).messages)
         for near in record["neighbours"]:
             near["messages"] = list(pool[near["id"]].messages)
             near["selected_rank"] = self.selected_rank(near["id"])
@@ -173,10 +178,10 @@ class FinishedSelection:
                 f"{self.directory / 'selection.json'}: expected what a report shows, got a selection of an older "
                 f"version without {' and '.join(lacking)}; remove {self.directory} and select again"
             )
-        path, samples, targets = self.directory / "report.html", self.pool, self.target_samples
-        by_id: dict[SampleId, Sample] = {sample.id: sample for sample in samples}
+        path = self.directory / "report.html"
+        by_id = {sample.id: sample for sample in self.pool}
         problem = self.problem if self.kept_rows else None
-        groups = example_groups(self.record, problem, by_id.get, targets.get, source_name)
+        groups = example_groups(self.record, problem, by_id.get, self.target_sample, source_name)
         write_text(path, render(self.record, groups, name=self.name))
         return path
 

@@ -140,7 +140,7 @@ class Selection:
         marks = [row["id"] for rows in record["distributions"]["landmarks"].values() for row in rows]
         of_pool = _found({*self.ids, *marks}, samples)
         of_targets = _found(set(() if self.problem is None else self.problem.target_ids), target_samples)
-        groups = example_groups(record, self.problem, of_pool.get, of_targets.get, lambda s: s.get("dataset"))
+        groups = example_groups(record, self.problem, of_pool.get, lambda near: of_targets.get(near.id), _dataset)
         page = render(record, groups, name=name)
         with atomic_text(path) as file:
             file.write(page)
@@ -224,6 +224,10 @@ def _records_of(ids: Sequence[SampleId], samples: Samples) -> dict[SampleId, Map
             f"selected ids (first: {missing[:3]!r}); read the same sources"
         )
     return found
+
+
+def _dataset(record: Mapping[str, Any]) -> str | None:
+    return record.get("dataset")
 
 
 def _found(wanted: set[SampleId], samples: Samples) -> dict[SampleId, Mapping[str, Any]]:

@@ -7,25 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gradsift.report import ExampleGroup, ShownSample, ShownTarget
-from gradsift.selection.explaining import Explanation, why
+from gradsift.selection.explaining import Explanation, Near, why
 from gradsift.selection.problem import Problem
-from gradsift.selection.sources import SampleId
 
 _EACH = 3
 
-Lookup = Callable[[SampleId], Any]
+Lookup = Callable[[Any], Any]
 
 
 def example_groups(
     record: Mapping[str, Any],
     problem: Problem | None,
     sample: Lookup,
-    target: Lookup,
+    target: Callable[[Near], Any],
     source: Callable[[Any], str | None],
 ) -> list[ExampleGroup]:
     """The best and the last of the selection, the middle and the bottom of the pool.
 
-    ``sample(id)`` and ``target(id)`` give a sample (or its record), or None where its text is not at hand; `source`
+    ``sample(id)`` and ``target(near)`` give a sample (or its record), or None where its text is not at hand; `source`
     says where one comes from. Without `problem`, whose rows say it, no target example is named.
     """
     chosen = [
@@ -59,14 +58,14 @@ def _shown(
     row: Mapping[str, Any],
     found: Explanation | None,
     sample: Lookup,
-    target: Lookup,
+    target: Callable[[Near], Any],
     source: Callable[[Any], str | None],
 ) -> ShownSample:
     of = sample(row["id"])
     near = None
     if found is not None and found.closest_targets:
         (closest,) = found.closest_targets
-        of_target = target(closest.id)
+        of_target = target(closest)
         near = ShownTarget(
             str(closest.id),
             str(closest.subtask),
