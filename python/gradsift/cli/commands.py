@@ -3,118 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import gradsift
+from gradsift.cli.results import show_diagnostics, show_results
 from gradsift.cli.store import store
-
-if TYPE_CHECKING:
-    from gradsift.pipeline import Reporter, Run, RunConfig
+from gradsift.cli.work import at_work, read_config, read_options, reporter
 
 CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
 RUN_DIR = click.option("--run-dir", type=click.Path(path_type=Path), help="Write here instead of where CONFIG says.")
 
 SELECTION = click.option("--selection", metavar="NAME", help="Which selection, where the run has one for each target.")
-
-
-def reporter() -> Reporter:
-    """A live bar where a person watches, plain lines otherwise; both on standard error."""
-    from rich.console import Console
-
-    from gradsift.pipeline import LineReporter, TerminalReporter
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        return TerminalReporter(console)
-    return LineReporter(lambda line: print(line, file=sys.stderr, flush=True))
-
-
-def read_config(path: Path, run_dir: Path | None) -> RunConfig:
-    from gradsift.pipeline import load_config
-
-    settings = load_config(path)
-    return settings if run_dir is None else settings.model_copy(update={"run_dir": str(run_dir.absolute())})
-
-
-def read_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """``NAME=VALUE`` pairs as TOML values; what is no TOML is text."""
-    from gradsift.pipeline.config import toml_value
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"--option: expected NAME=VALUE, got {pair!r}")
-        found[name] = toml_value(value)
-    return found
-
-
-@contextmanager
-def at_work(
-    config: Path, run_dir: Path | None, *, shared: bool = False, select: dict[str, Any] | None = None
-) -> Iterator[Run]:
-    """The run of a configuration file, held for this process, or for all processes that ask for it `shared`.
-
-    `select` replaces keys of its section [select].
-    """
-    from gradsift.pipeline import Run, with_selection
-    from gradsift.pipeline.models import require_hf
-
-    settings = read_config(config, run_dir)
-    if select:
-        settings = with_selection(settings, select)
-    require_hf()
-    job = Run.open(settings, reporter())
-    with job.directory.shared(job.reporter.say) if shared else job.directory.locked():
-        yield job
-
-
-def show_diagnostics(directories: Sequence[Path]) -> None:
-    """How far each selection can be trusted, on standard error."""
-    from rich.console import Console
-
-    from gradsift.cli.explain import diagnostics_table
-    from gradsift.pipeline.rundir import read_json
-
-    for directory in directories:
-        Console(stderr=True).print(diagnostics_table(directory.name, read_json(directory / "selection.json")))
-
-
-def show_results(record: dict[str, Any], directory: Path) -> None:
-    """The table of a run, and where its report lies."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from gradsift.pipeline.results import table_rows
-
-    console = Console()
-    if record["targets"]:
-        table = Table(title="Loss and exact match on the test sets (lower loss is better)")
-        for title in ("target", "trained on", "trainings", "loss", "exact match"):
-            table.add_column(title)
-        for row in table_rows(record):
-            table.add_row(*row)
-        console.print(table)
-    for name, selection in record["selections"].items():
-        table = Table(title=f"Selection {name}: {selection['samples']} of {record['pool']['samples']} samples")
-        for title in ("source", "selected", "in the pool"):
-            table.add_column(title)
-        for source, count in selection["make_up"].items():
-            table.add_row(escape(source), str(count), str(record["pool"]["make_up"][source]))
-        console.print(table)
-    show_diagnostics([directory / "selection" / name for name in record["selections"]])
-    for name in record["selections"]:
-        page = directory / "selection" / name / "report.html"
-        if page.is_file():
-            click.echo(f"report: {page}")
-    click.echo(f"results: {directory / 'results.md'}   everything: {directory / 'README.md'}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -141,6 +43,10 @@ def run(config: Path, run_dir: Path | None) -> None:
     \b
     Example:  gradsift run my.toml
     """
+    _whole_job(config, run_dir)
+
+
+def _whole_job(config: Path, run_dir: Path | None) -> None:
     from gradsift.pipeline import run_all
 
     settings = read_config(config, run_dir)
@@ -249,18 +155,12 @@ def explain(
     from rich.console import Console
 
     from gradsift.cli.explain import finished, print_explanation
+    from gradsift.pipeline.progress import by_total
 
     of = finished(config, run_dir, selection)
     listener = reporter()
     with listener.task("explain", of.record["counts"]["pool"], "rows") as advance:
-        done = 0
-
-        def progress(rows: int, total: int) -> None:
-            nonlocal done
-            advance(rows - done)
-            done = rows
-
-        explanation = of.explain(sample, closest=closest, neighbours=neighbours, progress=progress)
+        explanation = of.explain(sample, closest=closest, neighbours=neighbours, progress=by_total(advance))
     record = of.in_words(explanation)
     if as_json:
         click.echo(json.dumps(record, indent=1, allow_nan=False))
@@ -310,7 +210,7 @@ def evaluate(config: Path, run_dir: Path | None) -> None:
     \b
     Example:  gradsift evaluate my.toml
     """
-    run.callback(config, run_dir)  # type: ignore[misc]  # the last step needs all the others
+    _whole_job(config, run_dir)  # the last step needs all the others
 
 
 @app.command()

@@ -33,6 +33,10 @@ _PACKAGES = [
     ("datasets", "hf"),
     ("pyarrow", "hf"),
     ("gguf", "demo"),
+    ("jinja2", "report"),
+    ("matplotlib", "report"),
+    ("bm25s", "baselines"),
+    ("fsspec", "remote"),
 ]
 
 

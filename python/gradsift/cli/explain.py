@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradsift.cli.work import read_config
 from gradsift.visible import visible
 
 if TYPE_CHECKING:
@@ -18,15 +19,9 @@ _NEAR_CHARACTERS = 160
 
 def finished(config: Path | None, run_dir: Path | None, name: str | None) -> FinishedSelection:
     """The selection that the arguments of a command name; without a configuration, of the run directory."""
-    from gradsift.pipeline import load_config
     from gradsift.pipeline.finished import FinishedSelection, run_config
 
-    if config is None:
-        settings = run_config(run_dir or Path())
-    else:
-        settings = load_config(config)
-        if run_dir is not None:
-            settings = settings.model_copy(update={"run_dir": str(run_dir.absolute())})
+    settings = run_config(run_dir or Path()) if config is None else read_config(config, run_dir)
     return FinishedSelection.open(settings, name)
 
 

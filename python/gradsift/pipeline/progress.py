@@ -32,6 +32,18 @@ class SilentReporter:
         yield lambda n: None
 
 
+def by_total(advance: Advance) -> Callable[[int, int], None]:
+    """`advance`, told how many are done of how many instead of how many more."""
+    before = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal before
+        advance(done - before)
+        before = done
+
+    return progress
+
+
 def duration(seconds: float) -> str:
     """`seconds` as people say it: ``8 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)

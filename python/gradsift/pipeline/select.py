@@ -11,6 +11,7 @@ from gradsift.errors import ConfigError
 from gradsift.pipeline.collect import collect, step_of
 from gradsift.pipeline.embed import CHECKPOINT, embed
 from gradsift.pipeline.finished import FinishedSelection
+from gradsift.pipeline.progress import by_total
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.rundir import read_json
 from gradsift.pipeline.samples import source_name, subtask_names
@@ -74,11 +75,14 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
     for line in changed:
         run.reporter.say(f"selection {name}: made again, since {line}")
     arguments = {"lengths": run.pool.encoded.lengths, "groups": sources, **run.config.select.arguments()}
-    if by_text:
-        result = _by_text(run, targets, subtasks, arguments)
-    else:
-        coarse = run.config.select.scan_dtype
-        result = scored(run, checkpoints, name, f"selection {name}", scan_dtype=coarse, **arguments)
+    try:
+        if by_text:
+            result = _by_text(run, targets, subtasks, arguments)
+        else:
+            coarse = run.config.select.scan_dtype
+            result = scored(run, checkpoints, name, f"selection {name}", scan_dtype=coarse, **arguments)
+    except ValueError as error:  # such as quotas of sources that the pool has not: only the samples show it
+        raise ConfigError(f"selection {name}: {error}") from error
     result = result.with_sources(sources)
     for stale in ("step.json", "why.jsonl", "report.html"):
         (directory / stale).unlink(missing_ok=True)
@@ -104,19 +108,12 @@ def scored(
         candidates = [_coarse_store(run, c.name, scan_dtype, len(candidates[0])) for c in checkpoints]
     target_stores, subtasks = _targets(run, checkpoints, selection_targets(run)[name])
     with run.reporter.task(title, len(candidates[0]), "rows") as advance:
-        done = 0
-
-        def progress(rows: int, total: int) -> None:
-            nonlocal done
-            advance(rows - done)
-            done = rows
-
         return select(
             candidates=candidates,
             targets=target_stores,
             weights=_weights(checkpoints),
             subtasks=subtasks,
-            progress=progress,
+            progress=by_total(advance),
             **arguments,
         )
 
