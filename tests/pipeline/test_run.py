@@ -442,7 +442,7 @@ def test_the_command_line_selects_otherwise_than_the_file_says(
     assert main(["select", str(path), "--option", "top=0.5"]) == 1
     assert "select: options: expected none, since 'top' has no options" in capsys.readouterr().err
     assert main(["select", str(path), "--option", "top"]) == 2
-    strange = ["--selector", "quota", "--option", "shares={letters = 1}"]
+    strange = ["--selector", "quota", "--option", "by=length", "--option", "shares={9 = 1}"]
     assert main(["select", str(path), *strange]) == 1
     assert "selection selected: shares: expected groups of the eligible pool" in capsys.readouterr().err
     assert main(["select", str(path)]) == 0

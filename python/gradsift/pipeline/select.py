@@ -81,7 +81,7 @@ def _select_one(run: Run, checkpoints: list[Path], name: str, targets: list[str]
         else:
             coarse = run.config.select.scan_dtype
             result = scored(run, checkpoints, name, f"selection {name}", scan_dtype=coarse, **arguments)
-    except ValueError as error:  # such as quotas of sources that the pool has not: only the samples show it
+    except ValueError as error:  # such as quotas of bands of length that the pool has not: only the samples show it
         raise ConfigError(f"selection {name}: {error}") from error
     result = result.with_sources(sources)
     for stale in ("step.json", "why.jsonl", "report.html"):
