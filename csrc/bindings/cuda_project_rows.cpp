@@ -10,10 +10,6 @@ namespace py = pybind11;
 namespace gradsift {
 namespace {
 
-int64_t scratch_bytes(int64_t samples, int64_t rows, int64_t cols, int64_t proj_dim) {
-    return project_rows_cuda_scratch(samples, rows, cols, proj_dim);
-}
-
 void run(const std::tuple<int, uintptr_t>& place, const RowsTuple& grads, uintptr_t row_ids, uintptr_t cu_seqlens,
          int64_t samples, int64_t longest, int64_t d_out, int64_t d_in, const ProjectionTuple& projection,
          uint64_t param_id, const GammaTuple& gamma, const MomentTuple& first, const MomentTuple& second,
@@ -39,15 +35,15 @@ void run(const std::tuple<int, uintptr_t>& place, const RowsTuple& grads, uintpt
     call.sketches = {pointer<float>(sketches), samples, call.projection.proj_dim, sketch_stride};
     call.norms = {pointer<double>(norms), samples, 2, norm_stride};
     call.accumulate = accumulate;
-    std::tie(call.scratch, call.scratch_bytes) =
-        std::make_tuple(pointer<void>(std::get<0>(scratch)), std::get<1>(scratch));
+    call.scratch = pointer<void>(std::get<0>(scratch));
+    call.scratch_bytes = std::get<1>(scratch);
     project_rows_cuda(call);
 }
 
 }  // namespace
 
 void bind_cuda_project_rows(py::module_& m) {
-    m.def("cuda_project_rows_scratch", &scratch_bytes, py::kw_only(), py::arg("samples"), py::arg("rows"),
+    m.def("cuda_project_rows_scratch", &project_rows_cuda_scratch, py::kw_only(), py::arg("samples"), py::arg("rows"),
           py::arg("cols"), py::arg("proj_dim"), "Bytes of device memory that a call needs beside its arguments.");
     m.def("cuda_project_rows", &run, py::call_guard<GilReleased>(), py::kw_only(), py::arg("place"), py::arg("grads"),
           py::arg("row_ids"), py::arg("cu_seqlens"), py::arg("samples"), py::arg("longest"), py::arg("d_out"),

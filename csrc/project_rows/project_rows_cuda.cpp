@@ -29,8 +29,11 @@ void check(const ProjectRowsCuda& call) {
     require(call.rows >= 0 && call.cols >= 0, "shape: expected counts >= 0, got ", call.rows, " and ", call.cols);
     require((call.row_ids == nullptr) == (call.cu_seqlens == nullptr),
             "row_ids: expected together with cu_seqlens or not at all");
-    require(call.rows <= int64_t{1} << 32 && call.rows * ((call.cols + 127) / 128) < int64_t{1} << 32,
-            "shape: expected fewer than 2**32 runs of 128 entries, got ", call.rows, " by ", call.cols);
+    // A kernel numbers the runs of a band of chunks, which may have more rows than the parameter, in 32 bits.
+    const int64_t rows = std::max(call.rows, std::min(call.projection.proj_dim, kBlockDim) / kBlockCols);
+    require(rows <= int64_t{1} << 32 && (call.cols + 127) / 128 < ((int64_t{1} << 32) + rows - 1) / rows,
+            "shape: expected fewer than 2**32 runs of 128 entries, counting ", rows, " rows, got ", call.rows, " by ",
+            call.cols);
 }
 
 /// Device memory, where anything is read or written.
@@ -41,6 +44,7 @@ void check_memory(const ProjectRowsCuda& call) {
     };
     check("grads", call.grads, call.rows * call.cols > 0);
     check("row_ids", call.row_ids, call.row_ids != nullptr && call.longest > 0);
+    check("cu_seqlens", call.cu_seqlens, call.cu_seqlens != nullptr);
     check("moments[0]", call.first.data, reads_first_moment(call.gamma.kind) && call.rows * call.cols > 0);
     check("moments[1]", call.second.data, reads_second_moment(call.gamma.kind) && call.rows * call.cols > 0);
     check("out", call.sketches.data, true);
@@ -108,10 +112,17 @@ ProjectRowsArgs arguments(const ProjectRowsCuda& call, int64_t max_slices, int64
 
 int64_t part_of(int64_t proj_dim) { return std::min<int64_t>(proj_dim, kBlockDim); }
 
+/// The most slices that a sample of up to `rows` rows falls into. Fewer rows may make more of them: a slice that is
+/// longer than the shortest is rounded up to whole batches.
+int64_t most_slices(int64_t rows, int64_t cols, int64_t proj_dim) {
+    const int64_t shortest = rows_cut(0, cols, proj_dim).slice, runs = rows_cut(rows, cols, proj_dim).runs;
+    return std::clamp<int64_t>((runs + shortest - 1) / shortest, 1, kRowsMaxSlices);
+}
+
 }  // namespace
 
 int64_t project_rows_cuda_scratch(int64_t samples, int64_t rows, int64_t cols, int64_t proj_dim) {
-    const int64_t slices = rows_cut(rows, cols, proj_dim).count, parts = proj_dim / part_of(proj_dim);
+    const int64_t slices = most_slices(rows, cols, proj_dim), parts = proj_dim / part_of(proj_dim);
     if (slices == 1 && parts == 1) return 0;
     return samples * slices * (proj_dim * int64_t{sizeof(float)} + parts * 2 * int64_t{sizeof(double)});
 }
@@ -126,7 +137,7 @@ void project_rows_cuda(const ProjectRowsCuda& call) {
     require(call.scratch_bytes >= needed, "scratch: expected ", needed, " bytes, got ", call.scratch_bytes);
     check_memory(call);
 
-    const int64_t slices = rows_cut(rows, call.cols, dim).count;
+    const int64_t slices = most_slices(rows, call.cols, dim);
     ProjectRowsArgs args = arguments(call, slices, part_of(dim));
     args.partial_norms = static_cast<double*>(call.scratch);
     args.partials = reinterpret_cast<float*>(args.partial_norms + samples * slices * args.parts * 2);

@@ -155,6 +155,14 @@ second = guarded(rng.random((500, 132)).astype(np.float32) + 0.1)
 )  # fmt: skip
 cases.close("row-sparse adam", got, want, BUDGETS["project_rows", "adam"])
 
+# Moments that have to be copied first; the partial sketches of 32,768 numbers are other memory.
+tall = guarded(rng.random((152, 33)).astype(np.float32) + 0.1)
+grads = guarded(rng.standard_normal((2, 33 * 152)).astype(np.float32))
+(got, _), (want, _) = both(
+    grads, ProjectionSpec(32768), (33, 152), gamma=Gamma.adam(step=2), moments=((tall - 0.5).T, tall.T)
+)
+cases.close("transposed moments", got, want, BUDGETS["project_rows", "adam"])
+
 # Squares that float32 does not hold.
 for scale in (1e-30, 1e30):
     grads = guarded((scale * rng.standard_normal((1, 300))).astype(np.float32))

@@ -115,6 +115,22 @@ def test_listed_rows_are_exact(rng):
             np.testing.assert_array_equal(got, want)
 
 
+def test_a_sample_with_fewer_rows_than_the_longest_may_have_more_slices(rng):
+    lengths = (16400, 16384)
+    grads = integers(rng, sum(lengths), 4096, dtype=torch.bfloat16)
+    ids = np.concatenate([np.arange(n) for n in lengths])
+    options = {"param": "w", "shape": (lengths[0], 4096)}
+    both = ops.project_rows(
+        grads, ProjectionSpec(256), row_ids=ids, cu_seqlens=np.array([0, lengths[0], ids.size]), **options
+    )
+    for b, part in enumerate(grads.split(lengths)):
+        n = lengths[b]
+        alone = ops.project_rows(
+            part, ProjectionSpec(256), row_ids=np.arange(n), cu_seqlens=np.array([0, n]), **options
+        )
+        assert torch.equal(both[b], alone[0])
+
+
 def test_the_same_bits_every_time_for_every_split_of_the_batch_and_on_every_stream(rng):
     grads = torch.randn(7, 512, 1000, device="cuda")
     spec = ProjectionSpec(8192)

@@ -35,7 +35,8 @@ def project_rows(
     if row_ids is not None and cu_seqlens is not None:
         ids, offsets = _cuda_args.upload(row_ids, grads), _cuda_args.upload(cu_seqlens, grads)
         rows, between, within = int(np.diff(cu_seqlens).max(initial=0)), 0, view.strides[0]
-    first, second = ((m.address, m.dtype) for m in map(Memory.contiguous, moments)) if moments else ((0, 0), (0, 0))
+    held = [Memory.contiguous(moment) for moment in moments or ()]  # may be copies, which have to last until the launch
+    first, second = ((m.address, m.dtype) for m in held) if held else ((0, 0), (0, 0))
     n_bytes = _native.cuda_project_rows_scratch(samples=samples, rows=rows, cols=shape[1], proj_dim=spec.proj_dim)
     scratch = _cuda_args.scratch(grads, n_bytes) if n_bytes else None
     _native.cuda_project_rows(
