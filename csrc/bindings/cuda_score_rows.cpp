@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "bindings/arguments.h"
 #include "bindings/cuda.h"
 #include "bindings/gil.h"
@@ -11,7 +13,7 @@ namespace py = pybind11;
 namespace gradsift {
 namespace {
 
-// One layout for every card: two stages of the narrowest of them, sm_80, which has 163 KiB.
+// Of a block of threads on sm_80. Cards with more keep the same layout; sm_86, sm_89 and sm_120 have 99 KiB.
 constexpr int64_t kSharedBytes = 163 << 10;
 
 struct Columns {
@@ -19,9 +21,9 @@ struct Columns {
     uintptr_t targets;
 };
 
-Columns make_columns(uintptr_t targets, int columns, int64_t proj_dim, int format) {
+Columns make_columns(uintptr_t targets, int columns, int64_t proj_dim, int format, int64_t shared_bytes) {
     const int planes = planes_needed(format, pointer<const float>(targets), proj_dim, columns);
-    return {plan_columns(format, proj_dim, columns, planes, kSharedBytes), targets};
+    return {plan_columns(format, proj_dim, columns, planes, std::min(shared_bytes, kSharedBytes)), targets};
 }
 
 void pack(const Columns& columns, uintptr_t packed, uintptr_t scale) {
@@ -32,7 +34,7 @@ void pack(const Columns& columns, uintptr_t packed, uintptr_t scale) {
 using PartTuple = std::tuple<const Columns*, uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t, uintptr_t, double>;
 
 void run(const std::tuple<int, uintptr_t>& place, const std::vector<PartTuple>& parts, int64_t n, int reduce,
-         uintptr_t excluded, int hide, uintptr_t influence, uintptr_t best, uintptr_t status,
+         uintptr_t excluded, uint8_t hide, uintptr_t influence, uintptr_t best, uintptr_t status,
          const MatrixTuple& scores) {
     require(reduce == 0 || reduce == 1, "reduce: expected 0 (max) or 1 (mean), got ", reduce);
     ScoreRowsCuda call;
@@ -45,7 +47,7 @@ void run(const std::tuple<int, uintptr_t>& place, const std::vector<PartTuple>& 
     call.n = n;
     call.mean = reduce == 1;
     call.excluded = pointer<const uint8_t>(excluded);
-    call.hide = static_cast<uint8_t>(hide);
+    call.hide = hide;
     call.influence = pointer<float>(influence);
     call.best = pointer<int32_t>(best);
     call.status = pointer<uint8_t>(status);
@@ -83,7 +85,7 @@ void finish_top(const std::tuple<int, uintptr_t>& place, const TopTuple& top) { 
 void bind_cuda_score_rows(py::module_& m) {
     py::class_<Columns>(m, "CudaScoreColumns")
         .def(py::init(&make_columns), py::kw_only(), py::arg("targets"), py::arg("columns"), py::arg("proj_dim"),
-             py::arg("format"), py::call_guard<GilReleased>())
+             py::arg("format"), py::arg("shared_bytes"), py::call_guard<GilReleased>())
         .def_property_readonly("packed_bytes", [](const Columns& self) { return self.plan.bytes; })
         .def_property_readonly("planes", [](const Columns& self) { return self.plan.planes; })
         .def_property_readonly("groups", [](const Columns& self) { return self.plan.groups.size(); })

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <string>
 
 #include "common/check.h"
+#include "cuda/errors.h"
 #include "quantise/quantise_args.h"
 
 namespace gradsift {
@@ -26,6 +28,13 @@ int64_t blocks_of(int device, int64_t rows, int64_t dim) {
 }
 
 cuda::Grid grid_of(int device, int64_t rows, int64_t dim) {
+    const cuda::DeviceInfo& info = cuda::device_info(device);
+    if (quantise_shared_bytes(dim) > info.shared_bytes) {  // sm_86, sm_89 and sm_120 from P = 32,768 on
+        throw cuda::Unavailable("backend: expected " + std::to_string(quantise_shared_bytes(dim)) +
+                                " bytes of shared memory a block, for rows of " + std::to_string(dim) +
+                                " numbers, got " + std::to_string(info.shared_bytes) + " on device " +
+                                std::to_string(device) + " (" + info.name + "); move the arrays to the CPU");
+    }
     return {static_cast<unsigned>(blocks_of(device, rows, dim)), 1, 1, kQuantiseThreads,
             static_cast<size_t>(quantise_shared_bytes(dim))};
 }

@@ -223,7 +223,10 @@ __device__ __forceinline__ void finish_rows(Sums<kTiles>& sums, typename Rows::S
         if (args.first_column > 0) {
             const int32_t before = args.best[row];
             const bool sums_up = args.reduce == 2;
-            best.see(sums_up ? args.totals[row * args.totals_stride + before] : args.influence[row], before);
+            // all_columns: no score was a number, and none is to be read
+            if (before < args.all_columns) {
+                best.see(sums_up ? args.totals[row * args.totals_stride + before] : args.influence[row], before);
+            }
             if (sums_up) sum += args.influence[row];
         }
         const bool last = args.first_column + args.n_columns == args.all_columns;

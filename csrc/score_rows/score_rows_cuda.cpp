@@ -89,6 +89,9 @@ void launch_group(const ScoreRowsCuda& call, size_t c, const ColumnGroup& group)
     const bool last = c + 1 == call.parts.size();
     const cuda::DeviceInfo& device = cuda::device_info(call.place.device);
     const Shape shape = shape_of(plan, group, device.shared_bytes);
+    // The kernels wait for one stage while another is copied.
+    require(shape.stages >= 2, "columns: expected a layout for blocks of threads with ", device.shared_bytes,
+            " bytes of shared memory, got one whose stages take ", stage_bytes(plan, group), " bytes");
     ScoreRowsArgs args{};
     args.rows = part.rows;
     args.row_stride = part.stride_bytes;

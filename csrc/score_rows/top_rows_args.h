@@ -1,4 +1,4 @@
-// Between top_rows_cuda.cpp and its kernels.
+// Between score_rows_cuda.cpp and the kernels of top_rows.cu.
 #pragma once
 #include <stdint.h>
 

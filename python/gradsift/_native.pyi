@@ -4,7 +4,7 @@ from typing import Any, TypeAlias
 
 from typing_extensions import Buffer
 
-# (address, dtype: 0 float32 or 1 bfloat16, sample stride, row stride), strides in elements
+# (address, dtype: 0 float32, 1 bfloat16 or, on CUDA, 2 float16, sample stride, row stride), strides in elements
 _Rows: TypeAlias = tuple[int, int, int, int]
 # (address, row stride in elements)
 _Matrix: TypeAlias = tuple[int, int]
@@ -155,10 +155,11 @@ class CudaScoreColumns:
     packed_bytes: int
     planes: int
     groups: int
-    def __init__(self, *, targets: int, columns: int, proj_dim: int, format: int) -> None: ...
+    def __init__(self, *, targets: int, columns: int, proj_dim: int, format: int, shared_bytes: int) -> None: ...
     def pack(self, *, packed: int, scale: int) -> None: ...
 
-_TopRows = tuple[int, int, int, int, int, int, int, int]
+# (state, counts, influence, row, best, capacity, k, largest block), the first five addresses
+_TopRows: TypeAlias = tuple[int, int, int, int, int, int, int, int]
 
 def cuda_score_rows(
     *,

@@ -13,6 +13,7 @@ from emulated import _cuda_args
 from gradsift import ProjectionSpec, _native, backends
 from gradsift.errors import GradsiftError
 from gradsift.ops.project_rows import cuda
+from gradsift.ops.quantise import cuda as quantise
 from gradsift.specs import Gamma
 
 GRADS = np.arange(600, dtype=np.float32).reshape(2, 300)
@@ -53,6 +54,14 @@ def devices():
     print(_native.cuda_device_count(), _native.cuda_device_info(1)["name"], _native.cuda_driver_version())
     report(lambda: _native.cuda_device_info(2))
     report(lambda: sketch(place=(-1, 0)))
+
+
+def long_rows():
+    """Quantised on a card whose blocks have little shared memory."""
+    rows = np.ones((2, 32768), np.float32)
+    out = np.empty((2, 32768), np.uint8), np.empty(2, np.float32), np.empty(2)
+    report(lambda: quantise.quantise_rows(rows, 8, 1, *out, None))
+    quantise.quantise_rows(rows[:, :16384], 8, 1, *out, None)
 
 
 def stream():

@@ -6,6 +6,7 @@
 //                         asynchronous: what goes wrong
 //   GRADSIFT_EMULATOR_ORDER    forward, reverse or random      GRADSIFT_EMULATOR_COPIES   early, late or coin
 //   GRADSIFT_EMULATOR_SEED     of both                         GRADSIFT_MOCK_LOG          a file: one line a launch
+//   GRADSIFT_MOCK_SHARED       bytes of shared memory that a block may ask for; 227 KiB without it
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -38,7 +39,6 @@ enum Result {
 };
 
 constexpr uint32_t kFatbinMagic = 0xBA55ED50u;
-constexpr int kSharedOptin = 232448;
 constexpr size_t kSharedWithoutAsking = 48 << 10;
 
 struct Context {
@@ -75,6 +75,8 @@ Settings settings() {
     chosen.seed = static_cast<unsigned>(std::stoul(variable("GRADSIFT_EMULATOR_SEED", "0")));
     return chosen;
 }
+
+int shared_optin() { return std::stoi(variable("GRADSIFT_MOCK_SHARED", "232448")); }
 
 void note(const std::string& line) {
     const std::string path = variable("GRADSIFT_MOCK_LOG", "");
@@ -128,7 +130,7 @@ EXPORT int cuDeviceGetName(char* name, int length, int) {
 
 EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
     *value = attribute == 75 ? (fault("no-kernel") ? 7 : 9) : attribute == 76 ? 0 : attribute == 16 ? 4 : 0;
-    if (attribute == 97) *value = kSharedOptin;
+    if (attribute == 97) *value = shared_optin();
     return kSuccess;
 }
 
@@ -181,7 +183,7 @@ EXPORT int cuModuleGetFunction(Function** function, Module* module, const char* 
 
 EXPORT int cuFuncSetAttribute(Function* function, int attribute, int value) {
     if (t_pushed == 0) return kInvalidContext;
-    if (attribute != 8 || value < 0 || value > kSharedOptin) return kInvalidValue;
+    if (attribute != 8 || value < 0 || value > shared_optin()) return kInvalidValue;
     function->shared_bytes = static_cast<size_t>(value);
     return kSuccess;
 }

@@ -93,6 +93,13 @@ def test_devices_are_counted_and_others_refused(output):
     ]
 
 
+def test_rows_too_long_for_a_blocks_shared_memory_are_refused_with_both_sizes(output):
+    assert output("long_rows", GRADSIFT_MOCK_SHARED=99 << 10) == (
+        "BackendUnavailableError: backend: expected 139264 bytes of shared memory a block, for rows of 32768 numbers, "
+        "got 101376 on device 0 (emulated card); move the arrays to the CPU\n"
+    )
+
+
 def test_kernels_run_on_the_stream_they_are_given(output, tmp_path):
     log = tmp_path / "launches"
     output("stream", GRADSIFT_MOCK_LOG=log)

@@ -72,5 +72,5 @@ def upload(values: np.ndarray, like: Array) -> Memory:
     """A host array on the device of `like`."""
     if is_tensor(like):
         torch: Any = sys.modules["torch"]
-        return Memory.of(torch.from_numpy(values).to(like.device))
+        return Memory.of(torch.tensor(values, device=like.device))
     return Memory.of(values)

@@ -17,38 +17,46 @@ from gradsift.ops.score_rows.blocks import QUANTISED, ROW_FORMATS, STATUS_NONFIN
 _TOP_ROWS = 2048  # that one block of threads looks at: csrc/score_rows/top_rows_args.h
 
 
-@dataclass
-class PreparedTargets:
-    """Columns as the tensor cores take them; `on` has them on each device that asked."""
+@dataclass(frozen=True)
+class Columns:
+    """Targets as the tensor cores of one device take them, in its memory."""
 
     native: _native.CudaScoreColumns
-    targets: np.ndarray
-    packed: np.ndarray
-    scale: np.ndarray
-    on: dict[str, tuple[Memory, Memory, Memory]] = field(default_factory=dict)
+    packed: Memory
+    scale: Memory
+    targets: Memory
 
-    def at(self, like: Array) -> tuple[Memory, Memory, Memory]:
-        """(packed, scale, targets) where `like` lies."""
+
+@dataclass
+class PreparedTargets:
+    """Rotated targets; `on` has the columns on each device that asked, laid out for its shared memory."""
+
+    targets: np.ndarray
+    dtype: str
+    on: dict[str, Columns] = field(default_factory=dict)
+
+    def at(self, like: Array) -> Columns:
+        """Where `like` lies."""
         device = _arrays.device_of(like)
         if device not in self.on:
-            packed, scale, targets = (_cuda_args.upload(a, like) for a in (self.packed, self.scale, self.targets))
-            self.on[device] = (packed, scale, targets)
+            columns, proj_dim = self.targets.shape
+            native = _native.CudaScoreColumns(
+                targets=self.targets.ctypes.data,
+                columns=columns,
+                proj_dim=proj_dim,
+                format=ROW_FORMATS[self.dtype][0],
+                shared_bytes=_native.cuda_device_info(_cuda_args.place(like)[0])["shared_bytes"],
+            )
+            packed, scale = np.empty(native.packed_bytes, np.uint8), np.empty(2 * columns, np.float32)
+            native.pack(packed=packed.ctypes.data, scale=scale.ctypes.data)
+            self.on[device] = Columns(native, *(_cuda_args.upload(a, like) for a in (packed, scale, self.targets)))
         return self.on[device]
 
 
 def prepare_targets(targets: np.ndarray, dtype: str, seed: int) -> PreparedTargets:
     if dtype in QUANTISED:  # ⟨D·H·q, t⟩ = ⟨q, H·D·t⟩; √P is what ‖D·H·q‖ has more than ‖q‖
         targets = rotate(targets, seed) / np.float32(np.sqrt(targets.shape[1]))
-    targets = np.ascontiguousarray(targets, np.float32)
-    native = _native.CudaScoreColumns(
-        targets=targets.ctypes.data,
-        columns=targets.shape[0],
-        proj_dim=targets.shape[1],
-        format=ROW_FORMATS[dtype][0],
-    )
-    packed, scale = np.empty(native.packed_bytes, np.uint8), np.empty(2 * targets.shape[0], np.float32)
-    native.pack(packed=packed.ctypes.data, scale=scale.ctypes.data)
-    return PreparedTargets(native, targets, packed, scale)
+    return PreparedTargets(np.array(targets, np.float32, order="C"), dtype)
 
 
 def score_rows(
@@ -67,10 +75,11 @@ def score_rows(
     if all(wanted is None for wanted in (out.influence, out.best, out.status, out.scores)):
         return
     like = parts[0].rows
-    n, columns = int(like.shape[0]), parts[0].targets.targets.shape[0]
+    targets = [part.targets.at(like) for part in parts]
+    n, columns = int(like.shape[0]), targets[0].targets.shape[0]
     rows = [Memory.rows(part.rows) for part in parts]
     scores = out.scores if out.scores is None else Memory.of(out.scores)
-    groups = parts[0].targets.native.groups
+    groups = targets[0].native.groups
     if scores is None and (len(parts) > 1 or (reduce == "mean" and groups > 1)):  # what one launch leaves to the next
         sums = _cuda_args.scratch(like, 4 * n * columns)
         scores = Memory(sums.array, sums.address, (n, columns), (columns, 1), sums.dtype)
@@ -79,11 +88,10 @@ def score_rows(
         for array, size in ((out.influence, 4), (out.best, 4), (out.status, 1))
     )
     described = []
-    for part, memory in zip(parts, rows, strict=True):
-        packed, scale, targets = part.targets.at(like)
+    for part, memory, at in zip(parts, rows, targets, strict=True):
         stride = memory.strides[0] * int(memory.array.itemsize)
         described.append(
-            (part.targets.native, packed.address, scale.address, targets.address, memory.address, stride,
+            (at.native, at.packed.address, at.scale.address, at.targets.address, memory.address, stride,
              _address(part.scales), part.weight)
         )  # fmt: skip
     _native.cuda_score_rows(
