@@ -88,11 +88,6 @@ T __ldg(const T* from) {
 namespace gradsift::cuda {
 
 inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-inline uint16_t float_to_bf16(float value) {
-    const auto bits = std::bit_cast<uint32_t>(value);
-    if (value != value) return 0x7FFF;
-    return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
 inline float half_to_float(uint16_t bits) {
     const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
     float value =
@@ -100,21 +95,6 @@ inline float half_to_float(uint16_t bits) {
     if (exponent == 31) value = mantissa == 0 ? INFINITY : NAN;
     return bits >> 15 ? -value : value;
 }
-inline uint16_t float_to_half(float value) {
-    const auto sign = static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16 & 0x8000);
-    const float size = std::fabs(value);
-    if (value != value) return 0x7FFF;
-    if (size >= 65520.0f) return sign | 0x7C00;
-    const int exponent = std::max(size == 0 ? -14 : std::ilogb(size), -14);
-    const auto units = static_cast<int>(std::nearbyint(std::ldexp(size, 10 - exponent)));  // to even
-    return static_cast<uint16_t>(sign | (((exponent + 14) << 10) + units));
-}
-/// To 10 bits of mantissa, ties away from zero.
-inline uint32_t float_to_tf32(float value) {
-    const auto bits = std::bit_cast<uint32_t>(value);
-    return std::isfinite(value) ? (bits + 0x1000) & ~0x1FFFu : bits;
-}
-
 inline uint4 load_stream16(const void* from) {
     emulator::require_aligned(from, 16, "load_stream16");
     uint4 value;

@@ -12,30 +12,6 @@ using emulator::Site;
 
 constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
 
-/// kMatrices of 8 rows of 16 bytes: lane 8·j + i names row i of matrix j. Every lane gets two 16-bit elements of each:
-/// (row lane/4, columns 2·(lane%4) and the next), or of the transposed matrix.
-template <int kMatrices, bool kTransposed>
-void load_matrices(uint32_t (&r)[kMatrices], const void* row, const Site& site) {
-    emulator::Thread& self = emulator::current_thread();
-    if (self.lane < 8 * kMatrices) emulator::require_aligned(row, 16, "ldmatrix");
-    std::memcpy(self.warp->slots[self.lane], &row, sizeof row);
-    emulator::sync_warp(kAllLanes, site);
-    const int quad = self.lane / 4, pair = 2 * (self.lane % 4);
-    for (int j = 0; j < kMatrices; ++j) {
-        uint32_t both = 0;
-        for (int k = 0; k < 2; ++k) {
-            const int matrix_row = kTransposed ? pair + k : quad, column = kTransposed ? quad : pair + k;
-            const char* from;
-            std::memcpy(&from, self.warp->slots[8 * j + matrix_row], sizeof from);
-            uint16_t element;
-            std::memcpy(&element, from + 2 * column, sizeof element);
-            both |= static_cast<uint32_t>(element) << (16 * k);
-        }
-        r[j] = both;
-    }
-    emulator::sync_warp(kAllLanes, site);
-}
-
 /// d += a · b of an m16n8 product over kDepth, where a register holds kPerRegister elements of the depth.
 /// a: register r of a lane holds row lane/4 + 8·(r%2) and, from depth (lane%4)·kPerRegister + (r/2)·(kDepth/2) on,
 /// neighbouring elements. b: register r holds column lane/4 and the depth likewise. d: row lane/4 + 8·(i/2), column
@@ -62,10 +38,6 @@ void multiply(Sum (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const
 }
 
 }  // namespace
-
-void ldmatrix_x4(uint32_t (&r)[4], const void* row, Site site) { load_matrices<4, false>(r, row, site); }
-void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Site site) { load_matrices<4, true>(r, row, site); }
-void ldmatrix_x2(uint32_t (&r)[2], const void* row, Site site) { load_matrices<2, false>(r, row, site); }
 
 void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
     const auto element = [](uint32_t word, int k) { return bf16_to_float(static_cast<uint16_t>(word >> (16 * k))); };
