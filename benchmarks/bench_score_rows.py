@@ -2,32 +2,43 @@
 
     python -m pytest benchmarks/bench_score_rows.py [--record]
 
-16,384 rows of 8,192 numbers out of memory, scored, reduced to the best column and its number. Targets are averaged per
+49,152 rows of 8,192 numbers out of memory, scored, reduced to the best column and its number. Targets are averaged per
 subtask before, ours and the peers', so that a column is a subtask; only the released LESS code, faiss and usearch take
 five targets a subtask. The floor is the larger of reading the rows once and of the operations at the rate of the best
-library product of that precision. One thread, in CPU time of the process.
+library product of that precision. Two threads, ours, the peers', the readers' and the products'.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 import bandwidth
 import timing
 from gradsift.ops.score_rows import BlockScores, RowScorer
 
-N, P = 16_384, 8192
+N, P, THREADS = 49_152, 8192, 2
 EACH = 5  # targets a subtask
 BLOCK = 4096
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 Call = Callable[[], object]
-pytestmark = [pytest.mark.benchmark(timer=timing.cpu_clock), pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.benchmark(timer=timing.wall_clock)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    with threadpool_limits(THREADS):
+        yield
+    torch.set_num_threads(before)
 
 
 @functools.lru_cache(maxsize=2)
@@ -50,7 +61,7 @@ def rounded(columns: int) -> np.ndarray:
 
 
 def ours(dtype: str, columns: np.ndarray) -> Call:
-    scorer = RowScorer([columns], [1.0], [dtype], threads=1)
+    scorer = RowScorer([columns], [1.0], [dtype], threads=THREADS)
     out = BlockScores(influence=np.empty(N, np.float32), best=np.empty(N, np.int32))
     return lambda: scorer.score([stored(dtype)], out)
 
@@ -75,13 +86,13 @@ def product(dtype: str) -> tuple[Call, int]:
 @pytest.mark.parametrize("columns", [1, 4, 10, 20, 32, 57, 128])
 @pytest.mark.parametrize("dtype", list(BYTES))
 def test_to_floor(dtype, columns, record, benchmark, seconds):
-    readers = timing.fastest(bandwidth.readers(stored(dtype).view(np.float32), 1), timing.cpu_clock, 1)
+    readers = timing.fastest(bandwidth.readers(stored(dtype).view(np.float32), THREADS), timing.wall_clock, 1)
     (reader,) = readers
     library, operations = product(dtype)
     calls = {"ours": ours(dtype, targets(columns)), **readers, "product": library}
     if dtype == "bfloat16":
         calls["rounded"] = ours(dtype, rounded(columns))
-    times = timing.alternate(calls, timing.cpu_clock, seconds=2 * seconds, benchmark=benchmark)
+    times = timing.alternate(calls, timing.wall_clock, seconds=2 * seconds, benchmark=benchmark)
     read_ms = times.median(reader) * 1e3
     product_ms = times.median("product") * 1e3 * (2 * N * P * columns / operations)
     floor_ms = max(read_ms, product_ms)
@@ -107,13 +118,15 @@ def torch_bf16(columns: int) -> Call:
     return run
 
 
-def numkong_bf16(columns: int) -> Call:
+def numkong_bf16(columns: int, pool: ThreadPoolExecutor) -> Call:
     import numkong
 
     rows = stored("bfloat16")
     packed = numkong.dots_pack(targets(columns).astype(ml_dtypes.bfloat16), dtype="bf16")
     out = numkong.Tensor(np.zeros((N, columns), np.float32))
-    return lambda: numkong.dots_packed(rows, packed, out=out, start_row=0, end_row=N)
+    edges = np.linspace(0, N, THREADS + 1).astype(int).tolist()
+    part = functools.partial(numkong.dots_packed, rows, packed, out=out)
+    return lambda: list(pool.map(lambda a, b: part(start_row=a, end_row=b), edges[:-1], edges[1:]))
 
 
 def released(columns: int) -> Call:
@@ -129,7 +142,7 @@ def released(columns: int) -> Call:
 def faiss_flat(columns: int) -> Call:
     import faiss
 
-    faiss.omp_set_num_threads(1)
+    faiss.omp_set_num_threads(THREADS)
     index = faiss.IndexScalarQuantizer(P, faiss.ScalarQuantizer.QT_bf16, faiss.METRIC_INNER_PRODUCT)
     index.add(stored("bfloat16").astype(np.float32))
     return lambda: index.search(targets(columns * EACH), 100)
@@ -140,22 +153,23 @@ def usearch_exact(columns: int) -> Call:
 
     rows = stored("float16")  # it takes no bfloat16 from NumPy; float16 is as many bytes
     wanted = targets(columns * EACH).astype(np.float16)
-    return lambda: search(rows, wanted, 100, MetricKind.IP, exact=True, threads=1)
+    return lambda: search(rows, wanted, 100, MetricKind.IP, exact=True, threads=THREADS)
 
 
-@pytest.mark.parametrize("columns", [10, 20, 57])
+@pytest.mark.parametrize("columns", [10, 20, 32, 57])
 def test_peers_to_ours(columns, record, benchmark, seconds):
-    calls = {
-        "ours": ours("bfloat16", targets(columns)),
-        "ours, targets in bfloat16": ours("bfloat16", rounded(columns)),
-        "torch bf16": torch_bf16(columns),
-        "numkong bf16": numkong_bf16(columns),
-        "released LESS": released(columns),
-    }
-    if columns == 20:
-        calls["faiss, best 100 a target"] = faiss_flat(columns)
-        calls["usearch exact, best 100 a target"] = usearch_exact(columns)
-    times = timing.alternate(calls, timing.cpu_clock, rounds=5, benchmark=benchmark)
+    with ThreadPoolExecutor(THREADS) as pool:
+        calls = {
+            "ours": ours("bfloat16", targets(columns)),
+            "ours, targets in bfloat16": ours("bfloat16", rounded(columns)),
+            "torch bf16": torch_bf16(columns),
+            "numkong bf16": numkong_bf16(columns, pool),
+            "released LESS": released(columns),
+        }
+        if columns == 20:
+            calls["faiss, best 100 a target"] = faiss_flat(columns)
+            calls["usearch exact, best 100 a target"] = usearch_exact(columns)
+        times = timing.alternate(calls, timing.wall_clock, rounds=5, benchmark=benchmark)
     record(
         f"{columns} columns",
         ms={name: times.ms(name)["median"] for name in calls},
