@@ -116,6 +116,8 @@ def test_the_printed_defaults_are_the_defaults(tmp_path: Path) -> None:
         ('selector = "best"\n', "select.selector: Input should be 'top', 'round_robin'"),
         ('selector = "rds"\n', 'select: reduce: expected "max" with selector "rds"'),
         ('selector = "bm25"\ndeduplicate = 0.9\n', "select: expected neither deduplicate nor reduce"),
+        ('target_dtype = "bfloat16"\nselector = "bm25"\n', 'select: expected target_dtype "float32" with'),
+        ('target_dtype = "bfloat16"\n[collect]\nkeep = "scores"\n', 'select.target_dtype: expected "float32" with'),
         ('scan_dtype = "int2"\n', "select.scan_dtype: Input should be 'int8', 'int4' or 'int1'"),
         ('scan_dtype = "int1"\nselector = "random"\n', 'expected selector "top" and a budget in samples'),
         ('scan_dtype = "int4"\n[collect]\ndtype = "int4"\n', "select.scan_dtype: expected fewer bits than"),

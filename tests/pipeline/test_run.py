@@ -16,6 +16,7 @@ import gradsift as gs
 from gradsift.errors import ConfigError, DataError, DatastoreCorruptError
 from gradsift.pipeline import Run, parse_config, run_all
 from gradsift.pipeline.collect import collect
+from gradsift.pipeline.finished import FinishedSelection
 from gradsift.pipeline.select import select_samples
 from gradsift.pipeline.training import finished_checkpoints
 from gradsift.pipeline.warmup import warmup
@@ -376,6 +377,20 @@ def test_a_quantised_pool_keeps_its_targets_in_float32_and_selects_almost_the_sa
         assert gs.Datastore.open(run.directory.pool_store(c.name)).dtype == "int8"
         assert gs.Datastore.open(run.directory.target_store(c.name, "digits")).dtype == "float32"
     assert len(set(floats) & set(selected_ids(directory))) >= len(floats) - 1
+
+
+def test_rounded_targets_are_recorded_and_explained_as_they_were_scored(record: dict[str, Any]) -> None:
+    record["select"] = {"count": 5}
+    (directory,) = select_samples(open_run(record))
+    exact = json.loads((directory / "selection.json").read_text())
+    record["select"]["target_dtype"] = "bfloat16"
+    run = open_run(record)
+    select_samples(run)
+    rounded = json.loads((directory / "selection.json").read_text())
+    assert (exact["settings"]["target_dtype"], rounded["settings"]["target_dtype"]) == ("float32", "bfloat16")
+    assert exact["influence"][0] != pytest.approx(rounded["influence"][0], abs=1e-6)
+    found = FinishedSelection.open(run.config).explain(rounded["ids"][0], neighbours=0)
+    assert found.influence == pytest.approx(rounded["influence"][0], abs=1e-6)
 
 
 def test_a_coarse_copy_is_scanned_and_the_best_are_scored_again_from_the_rows(record: dict[str, Any]) -> None:

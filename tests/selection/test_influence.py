@@ -7,6 +7,8 @@ import pytest
 
 from gradsift import select
 from gradsift.selection import REDUCTIONS
+from gradsift.selection.influence import target_columns
+from gradsift.selection.sources import open_sources
 
 # scores are float32 products of 256 … 1024 entries; LESS computes its own in float32 too
 BUDGET = 1e-6
@@ -129,3 +131,25 @@ def test_weights_left_out_are_the_learning_rates_of_the_stores(make_store, tenso
     result = select(stores, targets, count=3)
     assert result.record["settings"]["weights_from"] == "learning_rate"
     np.testing.assert_array_equal(result.influence, select(candidates, targets, LEARNING_RATES, count=3).influence)
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_columns_are_rounded_to_bfloat16_where_that_is_asked(reduce, tensors):
+    torch = pytest.importorskip("torch")
+    candidates, targets = tensors
+    columns = target_columns(open_sources("targets", targets), range(9), UNEQUAL, reduce)
+    rounded = [torch.from_numpy(at).bfloat16().double().numpy() for at in columns.at]
+    w = np.array(LEARNING_RATES) / sum(LEARNING_RATES)
+    scores = sum(w_c * (unit(z) @ at.T) for w_c, z, at in zip(w, candidates, rounded, strict=True))
+    want = scores.mean(axis=1) if reduce == "mean" else scores.max(axis=1)
+    settings = {"fraction": 1.0, "reduce": reduce, "subtasks": UNEQUAL, "weights": LEARNING_RATES}
+    exact = select(candidates, targets, **settings).influence
+    got = select(candidates, targets, target_dtype="bfloat16", **settings)
+    np.testing.assert_allclose(got.influence, want, rtol=0, atol=BUDGET)
+    assert got.record["settings"]["target_dtype"] == "bfloat16"
+    assert np.abs(got.influence - exact).max() > BUDGET, "nothing was rounded"
+
+
+def test_a_column_dtype_that_is_none_is_refused(tensors):
+    with pytest.raises(ValueError, match=r"target_dtype: expected one of .* got 'float16'"):
+        select(*tensors, fraction=1.0, target_dtype="float16")

@@ -168,6 +168,10 @@ class SelectConfig(Section):
     reduce: Literal["less", "mean", "max", "cosine_to_mean"] = Field(
         "less", description="how scores for many target examples become one influence"
     )
+    target_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="what targets are rounded to; bfloat16 makes the scan faster where collect.dtype is that",
+    )
     seed: int = Field(0, ge=0, lt=2**64, description="of the selectors random and knn_kde")
     scan_dtype: Literal["int8", "int4", "int1"] | None = Field(
         None,
@@ -182,6 +186,8 @@ class SelectConfig(Section):
             raise ValueError("expected fraction or count, got both")
         if self.by == "text" and (self.reduce == "cosine_to_mean" or self.deduplicate is not None):
             raise ValueError('expected neither deduplicate nor reduce "cosine_to_mean" with selector "bm25"')
+        if self.by == "text" and self.target_dtype != "float32":
+            raise ValueError('expected target_dtype "float32" with selector "bm25", which compares no sketches')
         try:
             self._selector().check(self.reduce)
         except TypeError as error:  # which pydantic would not explain
@@ -218,6 +224,7 @@ class SelectConfig(Section):
             "options": self.options,
             "deduplicate": self.deduplicate,
             "reduce": self.reduce,
+            "target_dtype": self.target_dtype,
             "seed": self.seed,
         }
 
@@ -260,6 +267,11 @@ class RunConfig(Section):
             raise ValueError(
                 'collect.keep: expected "rows" with select.deduplicate, select.scan_dtype or selector "knn_kde", which '
                 'read rows again, got "scores"'
+            )
+        if self.scores_alone and self.select.target_dtype != "float32":
+            raise ValueError(
+                'select.target_dtype: expected "float32" with collect.keep = "scores", got '
+                f'"{self.select.target_dtype}"'
             )
         return self
 

@@ -218,6 +218,7 @@ class FinishedSelection:
             settings["weights"],
             {
                 "reduce": settings["reduce"],
+                "target_dtype": settings.get("target_dtype", "float32"),  # which older records do not name
                 "subtasks": [s for name, part in self.targets.items() for s in subtasks_of(name, part)],
             },
         )

@@ -133,14 +133,15 @@ def _by_scores(run: Run, checkpoints: list[Path], name: str, arguments: dict[str
     for c, column in zip(checkpoints, columns, strict=True):
         with ScoreFiles(run.directory.pool_scores(c.name), len(run.pool)) as files:
             parts.append(files.read(number, len(column.columns.names)))
-    settled = ("reduce", "deduplicate")  # when rows were scored, and refused with scores
+    # When rows were scored, or refused with scores.
+    settled = ("reduce", "deduplicate", "target_dtype")
     wishes = {key: value for key, value in arguments.items() if key not in settled}
     return choose_collected(columns, parts, run.pool.ids, _weights(checkpoints), **wishes)
 
 
 def _by_text(run: Run, targets: list[str], subtasks: list[str], arguments: dict[str, Any]) -> Selection:
     """By the words of candidates and targets."""
-    wishes = {key: value for key, value in arguments.items() if key != "deduplicate"}
+    wishes = {key: value for key, value in arguments.items() if key not in ("deduplicate", "target_dtype")}
     result = select_by_text(
         [_text(sample) for sample in run.pool.samples],
         [_text(sample) for t in targets for sample in run.targets[t].samples],

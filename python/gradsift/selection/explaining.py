@@ -103,6 +103,7 @@ def explain(
     weights: Sequence[float] | None = None,
     *,
     reduce: str = "less",
+    target_dtype: str = "float32",
     subtasks: Sequence[str] | None = None,
     ids: Sequence[SampleId] | None = None,
     closest: int = 5,
@@ -116,7 +117,8 @@ def explain(
     ----------
     sample : str or int
         Its id.
-    candidates, targets, weights, reduce, subtasks, ids, allow_partial, progress : as `gradsift.select` takes them
+    candidates, targets, weights, reduce, target_dtype, subtasks, ids, allow_partial, progress
+        As `gradsift.select` takes them.
     closest : int, >= 0
         How many target examples to name, by ``Σ_c η_c cos(target_c, candidate_c)``.
     neighbours : int, >= 0
@@ -143,7 +145,16 @@ def explain(
             raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
         if value < 0:
             raise ValueError(f"{name}: expected at least 0, got {value}")
-    problem = pose(candidates, targets, weights, reduce=reduce, subtasks=subtasks, ids=ids, allow_partial=allow_partial)
+    problem = pose(
+        candidates,
+        targets,
+        weights,
+        reduce=reduce,
+        subtasks=subtasks,
+        ids=ids,
+        allow_partial=allow_partial,
+        target_dtype=target_dtype,
+    )
     position = position_of(sample, problem.ids)
     rows = next(_rows_at(problem, np.array([position])))
     usable = bool(np.isfinite(rows).all() and rows.any(axis=2).all())

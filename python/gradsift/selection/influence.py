@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from gradsift.datastore import FLAG_NO_LABELS, FLAG_NONFINITE
 from gradsift.selection.sources import RowSource, SampleId
 
 REDUCTIONS = ("less", "mean", "max", "cosine_to_mean")
+TARGET_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Columns:
     names: list[SampleId]
     subtask: list[str]
     sizes: dict[str, int]
+
+    def rounded(self, dtype: str) -> Columns:
+        """With numbers that `dtype`, of TARGET_DTYPES, holds."""
+        if dtype not in TARGET_DTYPES:
+            raise ValueError(f"target_dtype: expected one of {TARGET_DTYPES}, got {dtype!r}")
+        return self if dtype == "float32" else replace(self, at=[_as_bfloat16(columns) for columns in self.at])
 
 
 def checkpoint_weights(weights: Sequence[float] | None, sources: Sequence[RowSource]) -> tuple[np.ndarray, str]:
@@ -92,6 +99,12 @@ def target_columns(
     if reduce == "max":
         return Columns(at, list(ids), of_row, sizes)
     return Columns(at, list(sizes), list(sizes), sizes)
+
+
+def _as_bfloat16(columns: np.ndarray) -> np.ndarray:
+    """float32 `columns`, each number the nearest bfloat16, to even between two."""
+    bits = columns.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def subtask_of_rows(subtasks: Sequence[str] | None, n_targets: int) -> list[str]:

@@ -62,6 +62,7 @@ def pose(
     subtasks: Sequence[str] | None,
     ids: Sequence[SampleId] | None,
     allow_partial: bool,
+    target_dtype: str = "float32",
 ) -> Problem:
     """Opens and checks everything; raises what `select` says it raises."""
     pool_sources = open_sources("candidates", candidates, check_ids(ids))
@@ -86,5 +87,5 @@ def pose(
             "candidates: expected at least one row, got an empty pool; check that collecting found samples"
         )
     eta, weights_from = checkpoint_weights(weights, pool_sources)
-    columns = target_columns(target_sources, target_ids, subtasks, reduce)
+    columns = target_columns(target_sources, target_ids, subtasks, reduce).rounded(target_dtype)
     return Problem(pool_sources, target_sources, pool_ids, target_ids, subtasks, eta, weights_from, columns, reduce)

@@ -28,6 +28,7 @@ def select(
     options: Mapping[str, Any] | None = None,
     deduplicate: float | None = None,
     reduce: str = "less",
+    target_dtype: str = "float32",
     subtasks: Sequence[str] | None = None,
     ids: Sequence[SampleId] | None = None,
     lengths: Sequence[int] | np.ndarray | None = None,
@@ -68,6 +69,9 @@ def select(
         Rows of at least this cosine (``Σ_c η̄_c cos``) to one taken before them are passed over. Works with every
         selector.
     reduce : {"less", "mean", "max", "cosine_to_mean"}
+    target_dtype : {"float32", "bfloat16"}
+        What columns are rounded to before the scan. "bfloat16" moves a score by some 1e-4 at most, about what storing
+        the rows in bfloat16 did, and takes half the time on such rows where columns are many (docs/scoring.md).
     subtasks : sequence of str, one a target row, optional
         None makes one subtask, ``"target"``, of all.
     ids : sequence of str or int, one a candidate, optional
@@ -110,7 +114,16 @@ def select(
     some 100 bytes a row more while it chooses and measures after the scan, one window of at most 32 MiB a checkpoint,
     the M·P targets, and what `selector`, `deduplicate` and `keep_scores` add (docs/selectors.md); never N·M.
     """
-    problem = pose(candidates, targets, weights, reduce=reduce, subtasks=subtasks, ids=ids, allow_partial=allow_partial)
+    problem = pose(
+        candidates,
+        targets,
+        weights,
+        reduce=reduce,
+        subtasks=subtasks,
+        ids=ids,
+        allow_partial=allow_partial,
+        target_dtype=target_dtype,
+    )
     n_rows, columns = len(problem.ids), problem.columns
     wish = make_wish(
         n_rows,
@@ -157,6 +170,7 @@ def select(
             "weights": problem.weights.tolist(),
             "weights_from": problem.weights_from,
             "allow_partial": allow_partial,
+            "target_dtype": target_dtype,
             **again,
         },
         origin={
