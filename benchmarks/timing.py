@@ -12,6 +12,9 @@ import numpy as np
 Call = Callable[[], object]
 Clock = Callable[[], float]
 
+# Threads of OpenMP spin for milliseconds after a parallel product, on a core that the next call wants.
+PAUSE_SECONDS = 0.02
+
 
 def cpu_clock() -> float:
     """Seconds this process has computed, all threads: for calls on one thread, where waiting for a core is not work."""
@@ -24,6 +27,8 @@ def wall_clock() -> float:
 
 
 def once(call: Call, clock: Clock) -> float:
+    if clock is wall_clock:
+        time.sleep(PAUSE_SECONDS)
     start = clock()
     call()
     return clock() - start
@@ -80,6 +85,8 @@ def alternate(
         for i in range(len(others)):
             name = others[(i + n) % len(others)]
             taken[name].append(once(calls[name], clock))
+        if clock is wall_clock:
+            time.sleep(PAUSE_SECONDS)  # as `once`, before the first of `calls`
 
     if benchmark is None or benchmark.disabled:
         if benchmark is not None:
