@@ -128,15 +128,31 @@ void bind_score_rows(const std::vector<ScorePartTuple>& parts, int64_t n, int re
     score_rows(call);
 }
 
-uint32_t bind_crc32c(const py::object& data, uint32_t value) {
+/// The bytes of an object that has contiguous ones.
+struct Bytes {
+    explicit Bytes(const py::object& object) {
+        if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+    }
+    ~Bytes() { PyBuffer_Release(&view); }
+    Bytes(const Bytes&) = delete;
+    Bytes& operator=(const Bytes&) = delete;
+    size_t size() const { return static_cast<size_t>(view.len); }
+
     Py_buffer view;
-    if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-    struct Release {
-        Py_buffer* view;
-        ~Release() { PyBuffer_Release(view); }
-    } const release{&view};
+};
+
+uint32_t bind_crc32c(const py::object& data, uint32_t value) {
+    const Bytes bytes(data);
     const GilReleased no_gil;
-    return crc32c(view.buf, static_cast<size_t>(view.len), value);
+    return crc32c(bytes.view.buf, bytes.size(), value);
+}
+
+std::vector<uint32_t> bind_crc32c_blocks(const py::object& data, size_t block_bytes, int threads) {
+    const Bytes bytes(data);
+    const GilReleased no_gil;
+    std::vector<uint32_t> values(block_bytes == 0 ? 0 : (bytes.size() + block_bytes - 1) / block_bytes);
+    crc32c_blocks(bytes.view.buf, bytes.size(), block_bytes, values.data(), threads);
+    return values;
 }
 
 std::vector<std::string> isa_names() {
@@ -176,6 +192,8 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
           "float32 rows as bfloat16, and the largest bit pattern of each without its sign.");
     m.def("crc32c", &bind_crc32c, py::arg("data"), py::arg("value") = 0,
           "CRC-32C of a contiguous buffer, continuing from `value`.");
+    m.def("crc32c_blocks", &bind_crc32c_blocks, py::arg("data"), py::kw_only(), py::arg("block_bytes"),
+          py::arg("threads"), "CRC-32C of each block of a contiguous buffer, the last of which may be shorter.");
     m.def("isas", &isa_names, "Instruction-set levels built in that this CPU can run, best first.");
     m.def("built_isas", &built_isas, "Instruction-set levels built in, best first, whatever this CPU can do.");
     m.def("isa", [] { return std::string(isa_name(active_isa())); }, "The level in force.");

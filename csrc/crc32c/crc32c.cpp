@@ -1,8 +1,11 @@
 #include "crc32c/crc32c.h"
 
+#include <algorithm>
 #include <array>
 
+#include "common/check.h"
 #include "common/isa.h"
+#include "common/parallel.h"
 
 namespace gradsift {
 namespace {
@@ -51,6 +54,17 @@ uint32_t crc32c(const void* data, size_t size, uint32_t value) {
     }
 #endif
     return ~crc32c_tables(bytes, size, ~value);
+}
+
+void crc32c_blocks(const void* data, size_t size, size_t block_bytes, uint32_t* values, int threads) {
+    require(block_bytes >= 1, "block_bytes: expected at least 1, got ", block_bytes);
+    require(threads >= 1, "threads: expected a count >= 1, got ", threads);
+    const auto* bytes = static_cast<const unsigned char*>(data);
+    const size_t blocks = (size + block_bytes - 1) / block_bytes;
+    parallel_for(static_cast<int64_t>(blocks), threads, [&](int64_t block) {
+        const size_t first = static_cast<size_t>(block) * block_bytes;
+        values[block] = crc32c(bytes + first, std::min(block_bytes, size - first), 0);
+    });
 }
 
 }  // namespace gradsift

@@ -29,6 +29,29 @@ def test_tables_and_instruction_agree_at_every_length_and_offset(native, rng):
     assert all(value == values["scalar"] for value in values.values())
 
 
+def test_tables_and_instruction_agree_where_three_streams_begin_and_end(native, rng):
+    data = rng.bytes(4 * 3072 + 16)
+    spans = [(lo, lo + n) for lo in (0, 3) for n in (3071, 3072, 3073, 6143, 6144, 6152, 9215, 9216, 12288, 12297)]
+    values = {}
+    for name in native.isas():
+        native.set_isa(name)
+        values[name] = [native.crc32c(memoryview(data)[lo:hi]) for lo, hi in spans]
+    assert all(value == values["scalar"] for value in values.values())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 20_000])
+def test_blocks_have_the_values_they_have_alone(native, isa, rng, size, threads):
+    data = rng.bytes(size)
+    want = [native.crc32c(data[at : at + 4096]) for at in range(0, size, 4096)]
+    assert native.crc32c_blocks(data, block_bytes=4096, threads=threads) == want
+
+
+def test_blocks_of_no_bytes_are_refused(native):
+    with pytest.raises(ValueError, match="block_bytes: expected at least 1, got 0"):
+        native.crc32c_blocks(b"abc", block_bytes=0, threads=1)
+
+
 def test_continues_from_the_value_of_what_came_before(native, isa, rng):
     data = rng.bytes(1000)
     whole = native.crc32c(data)

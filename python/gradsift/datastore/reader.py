@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradsift.datastore._place import Place, open_place
+from gradsift.datastore._place import Place, is_remote, open_place
 from gradsift.datastore._ranges import RowRanges
 from gradsift.datastore.block import Block
 from gradsift.datastore.format import ID_UTF8, VERSION, looks_like_shard, parse_name, rotation_seed
@@ -151,6 +151,11 @@ class Datastore:
     @property
     def proj_dim(self) -> int:
         return self.spec.projection.proj_dim
+
+    @property
+    def mapped(self) -> bool:
+        """Whether rows are read where a file of this machine is mapped; else they are fetched each time."""
+        return not is_remote(self.path)
 
     @property
     def complete(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradsift.datastore import format as fmt
-from gradsift.datastore._checksum import crc32c
+from gradsift.datastore._checksum import crc32c, crc32c_blocks
 from gradsift.datastore._place import Place
 from gradsift.datastore.rows import StoredRows, decode_rows, flags_of
 from gradsift.datastore.table import FLAG_NONFINITE, FLAG_ZERO, RowTable
@@ -100,9 +100,10 @@ class Shard:
         `ahead` says that the rows after them are read next.
         """
         blocks, first, raw, unchecked = self._blocks_of(start, stop, ahead)
-        for block in blocks:
-            if unchecked[block]:
-                self._check_block(block, blocks, raw, unchecked)
+        to_check = np.flatnonzero(unchecked[blocks.start : blocks.stop])
+        if len(to_check):
+            some = range(blocks.start + int(to_check[0]), blocks.start + int(to_check[-1]) + 1)
+            self._verify_blocks(some, blocks, raw, unchecked)
         rows = min(blocks.stop * self.header.block_rows, self.header.rows) - first
         kind = np.dtype(fmt.ROW_DTYPES[self.header.dtype].numpy)
         stored = np.frombuffer(raw, kind, max(rows, 0) * self.header.row_bytes // kind.itemsize)
@@ -150,7 +151,7 @@ class Shard:
         for block in blocks:
             try:
                 if unchecked[block]:
-                    self._check_block(block, blocks, raw, unchecked)
+                    self._verify_blocks(range(block, block + 1), blocks, raw, unchecked)
             except DatastoreCorruptError as error:
                 rows = self._block_rows(block)
                 lost = range(max(start, rows.start), min(stop, rows.stop))
@@ -164,7 +165,7 @@ class Shard:
             rows = self._block_rows(block)
             blocks, _, raw, unchecked = self._blocks_of(rows.start, rows.stop, True)
             try:
-                self._check_block(block, blocks, raw, unchecked)
+                self._verify_blocks(range(block, block + 1), blocks, raw, unchecked)
             except DatastoreCorruptError as error:
                 found.append(str(error))
         try:
@@ -230,16 +231,17 @@ class Shard:
             self._unchecked = (serial, unchecked)
         return blocks, blocks.start * size, raw, unchecked
 
-    def _check_block(self, block: int, blocks: range, raw: memoryview, unchecked: np.ndarray) -> None:
-        """Raises unless `block` of `blocks`, whose bytes are `raw`, has its checksum."""
-        at = (block - blocks.start) * self.header.block_bytes
-        crc = crc32c(raw[at : at + self.header.block_bytes])
-        if crc != self._crcs[block]:
-            start = self._footer.section(fmt.SECTION_ROWS).offset + block * self.header.block_bytes
-            rows = self._block_rows(block)
-            raise DatastoreCorruptError(
-                f"{self.file}: block {block} at offset {start} (rows {self.first + rows.start} … "
-                f"{self.first + rows.stop - 1}): expected crc32c {int(self._crcs[block]):08x}, got {crc:08x}; "
-                "delete the file and resume to collect its rows again"
-            )
-        unchecked[block] = False
+    def _verify_blocks(self, some: range, blocks: range, raw: memoryview, unchecked: np.ndarray) -> None:
+        """Raises unless `some` of `blocks`, whose bytes are `raw`, have their checksums."""
+        size = self.header.block_bytes
+        crcs = crc32c_blocks(raw[(some.start - blocks.start) * size : (some.stop - blocks.start) * size], size)
+        for block, crc in zip(some, crcs, strict=True):
+            if crc != self._crcs[block]:
+                start = self._footer.section(fmt.SECTION_ROWS).offset + block * size
+                rows = self._block_rows(block)
+                raise DatastoreCorruptError(
+                    f"{self.file}: block {block} at offset {start} (rows {self.first + rows.start} … "
+                    f"{self.first + rows.stop - 1}): expected crc32c {int(self._crcs[block]):08x}, got {crc:08x}; "
+                    "delete the file and resume to collect its rows again"
+                )
+            unchecked[block] = False

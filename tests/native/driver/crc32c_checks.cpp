@@ -1,4 +1,5 @@
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <vector>
 
@@ -18,7 +19,11 @@ void expect(uint32_t got, uint32_t want, size_t bytes) {
 }  // namespace
 
 void check_crc32c(Memory memory) {
-    constexpr size_t kLongest = 67;
+    std::vector<size_t> lengths(68);
+    std::iota(lengths.begin(), lengths.end(), size_t{0});
+    for (const size_t streams : {3072, 6144}) {  // three streams of 1,024 bytes side by side, and what is left over
+        for (const size_t more : {0, 1, 8, 1027}) lengths.push_back(streams + more);
+    }
     std::vector<uint32_t> tables;  // values of the first instruction set looked at
     for (const gradsift::Isa isa : gradsift::isas()) {
         gradsift::set_isa(gradsift::isa_name(isa));
@@ -26,7 +31,7 @@ void check_crc32c(Memory memory) {
         expect(gradsift::crc32c("123456789", 9, 0), 0xE3069283u, 9);  // the usual check value
         std::vector<uint32_t> values;
         for (const Side side : {Side::kEnd, Side::kFront}) {
-            for (size_t bytes = 0; bytes <= kLongest; ++bytes) {
+            for (const size_t bytes : lengths) {
                 const Block block(memory, side, bytes);
                 auto* const data = block.as<unsigned char>();
                 for (size_t k = 0; k < bytes; ++k) data[k] = static_cast<unsigned char>(37 * k + bytes);
@@ -37,7 +42,7 @@ void check_crc32c(Memory memory) {
             }
         }
         if (tables.empty()) tables = values;
-        for (size_t k = 0; k < values.size(); ++k) expect(values[k], tables[k], k % (kLongest + 1));
+        for (size_t k = 0; k < values.size(); ++k) expect(values[k], tables[k], lengths[k % lengths.size()]);
     }
     set_doing("");
 }
