@@ -387,7 +387,7 @@ def test_rounded_targets_are_recorded_and_explained_as_they_were_scored(record: 
     run = open_run(record)
     select_samples(run)
     rounded = json.loads((directory / "selection.json").read_text())
-    assert (exact["settings"]["target_dtype"], rounded["settings"]["target_dtype"]) == ("float32", "bfloat16")
+    assert (exact["settings"]["target_dtype"], rounded["settings"]["target_dtype"]) == ("auto", "bfloat16")
     assert exact["influence"][0] != pytest.approx(rounded["influence"][0], abs=1e-6)
     found = FinishedSelection.open(run.config).explain(rounded["ids"][0], neighbours=0)
     assert found.influence == pytest.approx(rounded["influence"][0], abs=1e-6)

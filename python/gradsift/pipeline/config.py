@@ -168,9 +168,10 @@ class SelectConfig(Section):
     reduce: Literal["less", "mean", "max", "cosine_to_mean"] = Field(
         "less", description="how scores for many target examples become one influence"
     )
-    target_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        description="what targets are rounded to; bfloat16 makes the scan faster where collect.dtype is that",
+    target_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="what targets are rounded to; bfloat16 makes the scan faster where collect.dtype is that, and auto "
+        "does so for samples that cannot be selected anyway",
     )
     seed: int = Field(0, ge=0, lt=2**64, description="of the selectors random and knn_kde")
     scan_dtype: Literal["int8", "int4", "int1"] | None = Field(
@@ -186,8 +187,8 @@ class SelectConfig(Section):
             raise ValueError("expected fraction or count, got both")
         if self.by == "text" and (self.reduce == "cosine_to_mean" or self.deduplicate is not None):
             raise ValueError('expected neither deduplicate nor reduce "cosine_to_mean" with selector "bm25"')
-        if self.by == "text" and self.target_dtype != "float32":
-            raise ValueError('expected target_dtype "float32" with selector "bm25", which compares no sketches')
+        if self.by == "text" and self.target_dtype == "bfloat16":
+            raise ValueError('expected target_dtype "auto" with selector "bm25", which compares no sketches')
         try:
             self._selector().check(self.reduce)
         except TypeError as error:  # which pydantic would not explain
@@ -268,10 +269,9 @@ class RunConfig(Section):
                 'collect.keep: expected "rows" with select.deduplicate, select.scan_dtype or selector "knn_kde", which '
                 'read rows again, got "scores"'
             )
-        if self.scores_alone and self.select.target_dtype != "float32":
+        if self.scores_alone and self.select.target_dtype == "bfloat16":
             raise ValueError(
-                'select.target_dtype: expected "float32" with collect.keep = "scores", got '
-                f'"{self.select.target_dtype}"'
+                'select.target_dtype: expected "auto" or "float32" with collect.keep = "scores", got "bfloat16"'
             )
         return self
 

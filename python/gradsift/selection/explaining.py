@@ -103,7 +103,7 @@ def explain(
     weights: Sequence[float] | None = None,
     *,
     reduce: str = "less",
-    target_dtype: str = "float32",
+    target_dtype: str = "auto",
     subtasks: Sequence[str] | None = None,
     ids: Sequence[SampleId] | None = None,
     closest: int = 5,

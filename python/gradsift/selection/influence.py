@@ -11,7 +11,7 @@ from gradsift.datastore import FLAG_NO_LABELS, FLAG_NONFINITE
 from gradsift.selection.sources import RowSource, SampleId
 
 REDUCTIONS = ("less", "mean", "max", "cosine_to_mean")
-TARGET_DTYPES = ("float32", "bfloat16")
+TARGET_DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Columns:
     sizes: dict[str, int]
 
     def rounded(self, dtype: str) -> Columns:
-        """With numbers that `dtype`, of TARGET_DTYPES, holds."""
+        """With numbers that `dtype`, of TARGET_DTYPES, holds; "auto" is float32 here."""
         if dtype not in TARGET_DTYPES:
             raise ValueError(f"target_dtype: expected one of {TARGET_DTYPES}, got {dtype!r}")
-        return self if dtype == "float32" else replace(self, at=[_as_bfloat16(columns) for columns in self.at])
+        return self if dtype != "bfloat16" else replace(self, at=[_as_bfloat16(columns) for columns in self.at])
 
 
 def checkpoint_weights(weights: Sequence[float] | None, sources: Sequence[RowSource]) -> tuple[np.ndarray, str]:

@@ -62,7 +62,7 @@ def pose(
     subtasks: Sequence[str] | None,
     ids: Sequence[SampleId] | None,
     allow_partial: bool,
-    target_dtype: str = "float32",
+    target_dtype: str = "auto",
 ) -> Problem:
     """Opens and checks everything; raises what `select` says it raises."""
     pool_sources = open_sources("candidates", candidates, check_ids(ids))

@@ -28,10 +28,10 @@ _EXCLUDING = np.uint32(sum(bit for bit, _ in EXCLUDED_BECAUSE))
 # What a block that is read at once takes at most, as stored; it may be no block of the store's.
 _WINDOW_BYTES = 32 << 20
 _LEAST_ROWS = 256
+_COPIED_BYTES = 8 << 20
 
 # The standard deviation of 4096 scores is known to 1.1%.
 _SAMPLE_ROWS = 4096
-_SAMPLE_NUMBERS = 1 << 18
 
 
 @dataclass
@@ -66,12 +66,12 @@ class ScoreSample:
 
     Attributes
     ----------
-    positions : (m,) int64, ascending; m = min(N, max(4096, 2¹⁸ / (C·S)))
+    positions : (m,) int64, ascending; m = min(N, 4096)
     scores : (C, m, S) float32, before weights; NaN where a checkpoint lacks the row, or has one that is not finite
     """
 
     def __init__(self, n_rows: int, n_checkpoints: int, n_columns: int) -> None:
-        size = min(n_rows, max(_SAMPLE_ROWS, _SAMPLE_NUMBERS // (n_checkpoints * n_columns)))
+        size = min(n_rows, _SAMPLE_ROWS)  # each is scored a second time, at every checkpoint by itself
         drawn = np.arange(n_rows) if size == n_rows else np.random.default_rng(0).choice(n_rows, size, replace=False)
         self.positions = np.sort(drawn).astype(np.int64)
         self.scores = np.full((n_checkpoints, size, n_columns), np.nan, np.float32)
@@ -148,6 +148,42 @@ def scan(
     return pool
 
 
+def score_positions(
+    sources: Sequence[RowSource],
+    n_rows: int,
+    positions: np.ndarray,
+    columns: Columns,
+    weights: np.ndarray,
+    *,
+    reduce: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) float32 influence and (m,) int32 best column of the rows at `positions`, to the bit as `scan` has them.
+
+    `positions` (m,), ascending, are rows that every checkpoint has. They are read in order and copied, 8 MiB of each
+    checkpoint at a time.
+    """
+    scorer = _Scorer(sources, columns, weights, reduce)
+    influence, best = np.empty(len(positions), np.float32), np.empty(len(positions), np.int32)
+    rooms: list[np.ndarray] = []
+    for stretch in stretches(sources, n_rows, scorer.block_rows):
+        lo, hi = (int(place) for place in np.searchsorted(positions, [stretch.first, stretch.stop]))
+        if lo == hi:
+            continue
+        rows, scales = stretch.stored()
+        if not rooms:
+            rooms = [np.empty((max(1, _COPIED_BYTES // r.strides[0]), r.shape[1]), r.dtype) for r in rows]
+        at_once = min(map(len, rooms))
+        for first in range(lo, hi, at_once):
+            part = slice(first, min(first + at_once, hi))
+            chosen = positions[part] - stretch.first
+            copies = [
+                np.take(r, chosen, axis=0, out=room[: len(chosen)], mode="clip")  # "raise" would copy once more
+                for r, room in zip(rows, rooms, strict=True)
+            ]
+            scorer.score_copies(copies, scales, chosen, BlockScores(influence[part], best[part]))
+    return influence, best
+
+
 def first_reason(flags: np.ndarray) -> np.ndarray:
     """(n,) uint8: 1 + the place in EXCLUDED_BECAUSE of the first bit there is in `flags` (n,), 0 for none."""
     reason = np.zeros(len(flags), np.uint8)
@@ -170,6 +206,16 @@ class _Scorer:
     def score(self, stretch: Stretch, out: BlockScores, excluded: np.ndarray) -> None:
         rows, scales = stretch.stored()
         self._op.score(rows, out, scales=scales, excluded=excluded.view(np.uint8))
+
+    def score_copies(
+        self,
+        rows: Sequence[np.ndarray],
+        scales: Sequence[np.ndarray | None],
+        chosen: np.ndarray,
+        out: BlockScores,
+    ) -> None:
+        """Of the rows `chosen` from a stretch, whose `scales` are those of all of it."""
+        self._op.score(rows, out, scales=[None if scale is None else scale[chosen] for scale in scales])
 
     def score_sample(self, stretch: Stretch, sample: ScoreSample) -> None:
         places = sample.within(stretch.first, stretch.stop)

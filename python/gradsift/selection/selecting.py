@@ -13,6 +13,7 @@ from gradsift.selection.problem import pose
 from gradsift.selection.rescoring import open_finer, score_again
 from gradsift.selection.rows import PoolRows
 from gradsift.selection.scan import ScoreSample, scan
+from gradsift.selection.screening import screen_for, settle
 from gradsift.selection.sources import SampleId, describe
 
 
@@ -28,7 +29,7 @@ def select(
     options: Mapping[str, Any] | None = None,
     deduplicate: float | None = None,
     reduce: str = "less",
-    target_dtype: str = "float32",
+    target_dtype: str = "auto",
     subtasks: Sequence[str] | None = None,
     ids: Sequence[SampleId] | None = None,
     lengths: Sequence[int] | np.ndarray | None = None,
@@ -69,9 +70,11 @@ def select(
         Rows of at least this cosine (``Σ_c η̄_c cos``) to one taken before them are passed over. Works with every
         selector.
     reduce : {"less", "mean", "max", "cosine_to_mean"}
-    target_dtype : {"float32", "bfloat16"}
+    target_dtype : {"auto", "float32", "bfloat16"}
         What columns are rounded to before the scan. "bfloat16" moves a score by some 1e-4 at most, about what storing
         the rows in bfloat16 did, and takes half the time on such rows where columns are many (docs/scoring.md).
+        "auto" selects what "float32" does, with the same scores, and scans against rounded columns first where that
+        is faster: rows that cannot be selected then keep the rounded ones in `Selection.influence`.
     subtasks : sequence of str, one a target row, optional
         None makes one subtask, ``"target"``, of all.
     ids : sequence of str or int, one a candidate, optional
@@ -139,12 +142,15 @@ def select(
         groups=groups,
     )
     finer = None if rescore is None else open_finer(rescore, problem, wish)
+    screened = target_dtype == "auto" and finer is None and not keep_scores
+    screen = screen_for(problem, wish) if screened else None
+    scanned_columns = columns if screen is None else screen.columns
     sample = ScoreSample(n_rows, len(problem.candidates), len(columns.names))
     watched = wish.selector.observer(columns, wish.depth)
     pool = scan(
         problem.candidates,
         n_rows,
-        columns,
+        scanned_columns,
         problem.weights,
         reduce=reduce,
         observer=watched,
@@ -153,10 +159,14 @@ def select(
         progress=progress,
     )
     again: dict[str, Any] = {}
-    scanned = pool
+    scanned = None
+    if screen is not None:
+        pool = settle(pool, screen, problem, wish)
+        again = {"screened_with": "bfloat16", "screening_margin": screen.margin}
     if finer is not None:
-        pool = score_again(pool, finer, problem, wish)
-        again = {"rescored": int(np.asarray(pool.rescored).sum())}
+        scanned, pool = pool, score_again(pool, finer, problem, wish)
+    if pool.rescored is not None:
+        again["rescored"] = int(pool.rescored.sum())
     return conclude(
         wish,
         pool,

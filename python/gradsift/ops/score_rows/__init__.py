@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gradsift import backends
 from gradsift.ops import _arrays
 from gradsift.ops._arrays import Array
 from gradsift.ops._dispatch import implementation
@@ -20,7 +21,7 @@ from gradsift.ops.score_rows.blocks import (
     Part,
 )
 
-__all__ = ["BlockScores", "RowScorer", "score_rows"]
+__all__ = ["BlockScores", "RowScorer", "faster_if_rounded", "score_rows"]
 
 FLOAT_ROWS = ("float32", "float16", "bfloat16")
 
@@ -238,6 +239,13 @@ class RowScorer:
             raise ValueError(f"{name}: expected a tensor on a CUDA device, got one on {_arrays.device_of(array)}")
         if _arrays.shape_of(array) != shape or (0 not in shape and _arrays.strides_of(array)[-1] != 1):
             raise ValueError(f"{name}: expected shape {shape}, contiguous, got {_arrays.shape_of(array)}")
+
+
+def faster_if_rounded(dtype: str) -> bool:
+    """Whether rows of `dtype` in CPU memory meet targets that bfloat16 holds in fewer operations than others."""
+    if dtype != "bfloat16" or backends.choose("score_rows") != "cpu":
+        return False
+    return bool(implementation("score_rows", "cpu", "cpu", "multiplies_bfloat16")())
 
 
 def _check_finite(name: str, targets: np.ndarray) -> None:

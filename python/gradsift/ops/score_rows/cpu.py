@@ -65,6 +65,11 @@ def score_rows(
     )
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the instruction set in force multiplies pairs of bfloat16 (csrc/score_rows/bfloat16_rows_*.cpp)."""
+    return _native.isa() == "avx512bf16"
+
+
 def _address(array: np.ndarray | None) -> int:
     return 0 if array is None else int(array.ctypes.data)
 
