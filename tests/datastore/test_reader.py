@@ -104,8 +104,19 @@ def test_each_block_is_checked_once(stores, monkeypatch):
     store.rows(5, 2048)
     assert seen == [1 << 20]
     store.rows()
-    assert len(seen) == 2
-    assert 1 << 20 < seen[1] <= 2 << 20, "not the two blocks that were left"
+    assert len(seen) == 3
+
+
+def test_blocks_that_are_read_together_are_checked_together(stores, monkeypatch):
+    from gradsift.datastore import shard
+
+    stores.make(5000)
+    seen = []
+    real = shard.crc32c_blocks
+    monkeypatch.setattr(shard, "crc32c_blocks", lambda data, size: seen.append(len(data)) or real(data, size))
+    store = Datastore.open(stores.path)
+    assert [len(block) for block in store.blocks(5000)] == [5000]
+    assert [1 << 21 < size <= 3 << 20 for size in seen] == [True]
 
 
 def test_other_files_in_the_directory_are_no_rows(stores):
