@@ -119,6 +119,23 @@ def test_blocks_that_are_read_together_are_checked_together(stores, monkeypatch)
     assert [size >> 20 for size in seen] == [2, 0], "a call for every shard, of two blocks and of part of one"
 
 
+def test_two_windows_beyond_the_one_that_is_read_are_asked_for_once(stores, monkeypatch):
+    from gradsift.datastore._io import MappedFile
+
+    row_bytes = 2 * 256
+    stores.make(5000, shard_rows=2048)
+    store = Datastore.open(stores.path)
+    sizes = []
+    ask = MappedFile.ask
+    monkeypatch.setattr(
+        MappedFile, "ask", lambda file, start, stop: sizes.append((stop - start) // row_bytes) or ask(file, start, stop)
+    )
+    asked = [sum(sizes) for _ in store.blocks(1024)]
+    assert asked == [3072, 4096, 5000, 5000, 5000]
+    list(store.blocks(1024))
+    assert sum(sizes) == 5000
+
+
 def test_other_files_in_the_directory_are_no_rows(stores):
     stores.make(2)
     (stores.path / "notes.txt").write_text("mine")

@@ -32,6 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_int64)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 TEMP_PREFIX = ".tmp-"
@@ -350,6 +351,13 @@ class MappedFile:
     def view(self, start: int, stop: int, *, ahead: bool = False) -> tuple[memoryview, int]:
         """Bytes ``[start, stop)``, no copy; and 0, as they are always the same."""
         return self._bytes[start:stop], 0
+
+    def ask(self, start: int, stop: int) -> None:
+        """Has bytes ``[start, stop)`` read from the disk while the caller goes on."""
+        address = np.frombuffer(self._bytes, np.uint8).ctypes.data
+        first = (address + start) // mmap.PAGESIZE * mmap.PAGESIZE
+        # A hint: where the system does not take it, pages are read as they are touched.
+        _libc.madvise(first, address + stop - first, mmap.MADV_WILLNEED)
 
 
 def make_directory(path: str) -> None:

@@ -21,6 +21,9 @@ class Mapped(Protocol):
     def view(self, start: int, stop: int, *, ahead: bool = False) -> tuple[memoryview, int]:
         """Bytes ``[start, stop)``, and a number that is the same for bytes that were read once."""
 
+    def ask(self, start: int, stop: int) -> None:
+        """Says that bytes ``[start, stop)`` will be viewed next."""
+
 
 class Source(Protocol):
     """A file while it is being opened."""

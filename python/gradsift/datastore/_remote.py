@@ -333,6 +333,9 @@ class RemoteSource:
         fetch_stop = max(stop, min(start + AHEAD_BYTES, self.size)) if ahead else stop
         return self._directory.view(self._name, start, stop, fetch_stop)
 
+    def ask(self, start: int, stop: int) -> None:
+        """Nothing: `view` fetches ahead where it is told to."""
+
 
 def _secrets(url: str, options: Mapping[str, Any]) -> list[str]:
     """What must not be shown: values of options, of the environment, and of the URL's user part; longest first."""

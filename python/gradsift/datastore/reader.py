@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 VERIFY_MODES = ("block", "none", "full")
 _ON_ERROR = ("raise", "skip")
+# Windows of rows that are read from the disk while one is worked on.
+_WINDOWS_AHEAD = 2
 
 
 class Datastore:
@@ -340,18 +342,27 @@ class Datastore:
             )
 
     def _blocks(self, rows: int, skip: bool) -> Iterator[Block]:
-        for shard in list(self._shards):
+        windows = [
+            (shard, start, min(start + rows, shard.header.rows))
+            for shard in self._shards
+            for start in range(0, shard.header.rows, rows)
+        ]
+        failed: Shard | None = None
+        for at, (shard, start, stop) in enumerate(windows):
+            if shard is failed:
+                continue
+            for window in windows[at : at + 1 + _WINDOWS_AHEAD]:
+                window[0].ask(*window[1:])
             try:
                 table = shard.table()
-                for start in range(0, shard.header.rows, rows):
-                    stop = min(start + rows, shard.header.rows)
-                    lost = shard.damaged_rows(start, stop) if skip else []
-                    self.damaged += [damage for damage in lost if damage not in self.damaged]
-                    for part in _without(start, stop, [(d.first - shard.first, d.stop - shard.first) for d in lost]):
-                        yield self._block(shard, table.ids(part.start, part.stop), table.columns, part)
+                lost = shard.damaged_rows(start, stop) if skip else []
+                self.damaged += [damage for damage in lost if damage not in self.damaged]
+                for part in _without(start, stop, [(d.first - shard.first, d.stop - shard.first) for d in lost]):
+                    yield self._block(shard, table.ids(part.start, part.stop), table.columns, part)
             except DatastoreCorruptError as error:
                 if not skip:
                     raise
+                failed = shard
                 self.damaged.append(Damage(shard.name, shard.first, shard.stop, str(error)))
 
     def _block(self, shard: Shard, ids: list[str] | list[int], columns: Columns, part: range) -> Block:

@@ -66,6 +66,7 @@ class Shard:
         checksums = self._checked_section(fmt.SECTION_CHECKSUMS, "block checksums")
         self._crcs = np.frombuffer(checksums, "<u4", self.header.n_blocks)
         self._check_blocks = check_blocks
+        self._asked = 0  # up to this byte rows were asked for
         self._table: RowTable | None = None
         self._scales: tuple[np.ndarray, np.ndarray] | None = None
         # Which blocks are still to be checked, of the bytes that were read under this number.
@@ -112,6 +113,15 @@ class Shard:
             return StoredRows(numbers)
         norms, scales = self.scales()
         return StoredRows(numbers, scales[start:stop], norms[start:stop])
+
+    def ask(self, start: int, stop: int) -> None:
+        """Has rows ``[start, stop)`` brought near, unless they were already, while the caller goes on."""
+        at, row_bytes = self._footer.section(fmt.SECTION_ROWS), self.header.row_bytes
+        to_byte = min(at.offset + stop * row_bytes, at.stop)
+        from_byte = max(at.offset + start * row_bytes, self._asked)
+        if from_byte < to_byte:
+            self._bytes.ask(from_byte, to_byte)
+            self._asked = to_byte
 
     def decoded(self, stored: StoredRows) -> np.ndarray:
         """Rows of the shard, which `stored` gave, as float32."""
