@@ -215,7 +215,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[list[Run]], str]]]] = {
     },
     "score_rows": {
         "to_floor": (
-            "`score_rows` on rows of floats, one thread",
+            "`score_rows` on rows of floats, two threads",
             _columns(
                 ("times the floor", lambda c: c["to_floor"]),
                 ("targets in bfloat16", lambda c: c.get("rounded_to_floor", "")),
@@ -224,7 +224,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[list[Run]], str]]]] = {
                 ("product, ms", lambda c: c["product_ms"]),
             ),
         ),
-        "peers_to_ours": ("bfloat16 rows, others, one thread", _columns(("times our time", _times), ("ms", _each_ms))),
+        "peers_to_ours": ("bfloat16 rows, others, two threads", _columns(("times our time", _times), ("ms", _each_ms))),
     },
     "score_quantised": {
         "to_floor": (
@@ -247,6 +247,21 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[list[Run]], str]]]] = {
         ),
         "peers_to_ours": ("Quantised rows, others", _columns(("times our time", _times), ("ms", _each_ms))),
         "faiss_to_ours": ("1-bit rows, faiss", _columns(("times our time", _times), ("ms", _each_ms))),
+    },
+    "select": {
+        "from_the_page_cache": (
+            "`select`, 49,152 rows of a store in the page cache",
+            _columns(("times our time", _times), ("ms", _each_ms)),
+        ),
+        "from_the_disk": (
+            "`select` from the disk",
+            _columns(
+                ("times reading", lambda c: c["to_read"]),
+                ("ms", _each_ms),
+                ("disk, GB/s", lambda c: c["read_gb_per_s"]),
+            ),
+        ),
+        "memory": ("Memory of `select` beside rows and targets", _columns(("MiB", lambda c: c["extra_mib"]))),
     },
     "collector": {
         "bf16": ("Collecting, bf16", _rates),

@@ -167,22 +167,19 @@ void write_scores(const ScoreRows& call, int64_t first, int64_t count, int64_t c
 }
 
 void write_tile(const ScoreRows& call, int64_t first, int64_t count, int64_t columns, Workspace& work) {
-    float value[kTileRows];
-    int32_t best[kTileRows];
-    double sum[kTileRows];
-    for (int64_t r = 0; r < count; ++r) {
-        value[r] = -std::numeric_limits<float>::infinity();
-        best[r] = 0;
-        sum[r] = 0.0;
-    }
-    for (int64_t c = 0; c < columns; ++c) {
+    float value[kTileRows], score[kTileRows];
+    int32_t best[kTileRows] = {};
+    double sum[kTileRows] = {};
+    std::fill(value, value + kTileRows, -std::numeric_limits<float>::infinity());
+    // Loops over all rows that a tile can have, one type of number each: compilers make vectors of them.
+    for (int32_t c = 0; c < static_cast<int32_t>(columns); ++c) {
         const double* const totals = work.totals.data() + c * kTileRows;
-        for (int64_t r = 0; r < count; ++r) {
-            const float score = static_cast<float>(totals[r]);
-            best[r] = score > value[r] ? static_cast<int32_t>(c) : best[r];
-            value[r] = score > value[r] ? score : value[r];
-            sum[r] += static_cast<double>(score);
+        for (int64_t r = 0; r < kTileRows; ++r) score[r] = static_cast<float>(totals[r]);
+        for (int64_t r = 0; r < kTileRows; ++r) {
+            best[r] = score[r] > value[r] ? c : best[r];
+            value[r] = score[r] > value[r] ? score[r] : value[r];
         }
+        for (int64_t r = 0; r < kTileRows && call.reduce == Reduce::kMean; ++r) sum[r] += static_cast<double>(score[r]);
     }
     if (call.scores) write_scores(call, first, count, columns, work);
     for (int64_t r = 0; r < count; ++r) {
