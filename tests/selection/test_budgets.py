@@ -142,7 +142,7 @@ def test_a_queue_whose_next_row_is_a_near_duplicate_keeps_its_turn():
     with np.errstate(invalid="ignore", divide="ignore"):
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     queues = [sorted(np.flatnonzero(~np.isnan(scores[:, j])), key=lambda i: (-scores[i, j], i)) for j in range(3)]
-    want, turn = [], 0
+    want, turn, near = [], 0, set()
     while any(queues):
         if not queues[turn % 3]:
             turn += 1
@@ -151,9 +151,11 @@ def test_a_queue_whose_next_row_is_a_near_duplicate_keeps_its_turn():
         if row not in want and all(unit[row] @ unit[o] < 0.9 for o in want):
             want.append(row)
             turn += 1
+        elif row not in want:
+            near.add(row)
     assert result.positions.tolist() == want
     assert result.counts["selected"] == 12
-    assert result.counts["near_duplicates"] > 60
+    assert result.counts["near_duplicates"] == len(near), "a row that three queues offer is one near-duplicate"
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.2, 0.5, 0.97]))

@@ -21,7 +21,8 @@ def fill(plan: Plan, budget: Budget, collapse: Collapse | None = None) -> tuple[
     for queue, cursor in enumerate(cursors):
         plan.turn.front(queue, _front(cursor, budget))
     taken: dict[int, tuple[float, int]] = {}
-    spent = passed_over = 0
+    passed_over: set[int] = set()  # for good, since what is taken only grows; several queues may offer the same row
+    spent = 0
     while budget.amount is None or spent < budget.amount:
         turn = plan.turn.next()
         if turn is None:
@@ -29,10 +30,10 @@ def fill(plan: Plan, budget: Budget, collapse: Collapse | None = None) -> tuple[
         cursor = cursors[turn]
         position = int(cursor.peek()[0])
         cost = budget.cost(position)
-        if position in taken:
+        if position in taken or position in passed_over:
             cursor.pop()
         elif collapse is not None and not collapse.accept(position, lambda n: _upcoming(cursors, n)):
-            passed_over += 1
+            passed_over.add(position)
             cursor.pop()
         elif budget.amount is not None and taken and spent + cost > budget.amount:
             break
@@ -46,7 +47,7 @@ def fill(plan: Plan, budget: Budget, collapse: Collapse | None = None) -> tuple[
         np.array([score for score, _ in taken.values()], np.float32),
         np.array([column for _, column in taken.values()], np.int32),
     )
-    return choice, passed_over
+    return choice, len(passed_over)
 
 
 def _prefix(plan: Plan, budget: Budget) -> Choice:
