@@ -43,6 +43,9 @@ def test_why_jsonl_explains_each_selected_sample_in_order(selection: FinishedSel
     assert [line["id"] for line in lines] == selection.record["ids"]
     np.testing.assert_allclose([line["influence"] for line in lines], selection.record["influence"], atol=1e-6)
     assert len(lines[0]["checkpoints"]) == len(selection.record["candidates"]) > 1
+    for line in lines[:2]:
+        near = selection.explain(line["id"], neighbours=3).to_dict()["neighbours"]
+        assert [n["id"] for n in line["neighbours"]] == [n["id"] for n in near]
 
 
 def test_a_sample_is_explained_as_it_was_scored(selection: FinishedSelection) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import gradsift as gs
 from gradsift.errors import DataError
-from gradsift.selection import explaining
+from gradsift.selection import explaining, neighbours
 from gradsift.selection.explaining import write_why
 
 WEIGHTS = [1, 3]
@@ -143,14 +143,41 @@ def test_why_says_of_all_selected_what_explain_says_of_one(gaussian, make_store,
     targets = [gaussian(3), gaussian(3)]
     options = {"subtasks": SUBTASKS, "reduce": reduce}
     result = gs.select(pools, targets, WEIGHTS, count=count, **options)
-    explanations = result.why(closest=2)
+    explanations = result.why(closest=2, neighbours=4)
     assert [e.id for e in explanations] == result.ids
     np.testing.assert_allclose([e.influence for e in explanations], result.scores, atol=1e-6)
     for place in (0, 1, count - 1):
-        one = gs.explain(result.ids[place], pools, targets, WEIGHTS, closest=2, neighbours=0, **options).to_dict()
+        one = gs.explain(result.ids[place], pools, targets, WEIGHTS, closest=2, neighbours=4, **options).to_dict()
         same = explanations[place].to_dict()
-        for key in ("subtasks", "checkpoints", "closest_targets"):
+        for key in ("subtasks", "checkpoints", "closest_targets", "neighbours"):
             assert _rounded(same[key]) == _rounded(one[key])
+
+
+def test_neighbours_of_many_rows_are_those_of_each_and_progress_ends_at_all_pairs(gaussian, monkeypatch):
+    monkeypatch.setattr(neighbours, "_AT_ONCE", 4)
+    pools = [gaussian(40), gaussian(40)]
+    for pool in pools:
+        pool[[5, 9, 30]] = pool[7]  # ties go to the smaller row number, and a row is not its own neighbour
+        pool[11] = 0  # never near anything
+    result = gs.select(pools, [gaussian(3), gaussian(3)], WEIGHTS, count=39)
+    told = []
+    problem, positions = result.problem, np.array([9, 7, 30, 0, 38, 5, 12])
+    found = neighbours.nearest_rows(problem, positions, 3, lambda done, total: told.append((done, total)))
+    with np.errstate(invalid="ignore"):
+        alike = sum(e * (unit(p) @ unit(p).T) for e, p in zip((0.25, 0.75), pools, strict=True))
+    for position, near in zip(positions.tolist(), found, strict=True):
+        others = [i for i in range(40) if i not in (position, 11)]
+        want = sorted(others, key=lambda i: (-round(alike[position, i], 5), i))[:3]
+        assert [i for i, _ in near] == want
+        np.testing.assert_allclose([s for _, s in near], alike[position, want], atol=1e-6)
+    assert told[-1] == (7 * 40, 7 * 40)
+    assert told == sorted(told)
+
+
+def test_a_pool_smaller_than_the_neighbours_asked_for_names_those_there_are(gaussian):
+    result = gs.select([gaussian(3)], [gaussian(1)], count=2)
+    assert [len(e.neighbours) for e in result.why(neighbours=10)] == [2, 2]
+    assert [e.neighbours for e in result.why(neighbours=0)] == [[], []]
 
 
 def _rounded(value):
@@ -168,4 +195,6 @@ def test_why_jsonl_has_one_line_a_selected_row_in_order(gaussian, tmp_path):
     assert [line["id"] for line in lines] == result.ids
     assert [line["rank"] for line in lines] == list(range(1, 8))
     np.testing.assert_allclose([line["influence"] for line in lines], result.scores, atol=1e-6)
-    assert list(lines[0]) == ["id", "position", "influence", "rank", "subtasks", "checkpoints", "closest_targets"]
+    said = ["id", "position", "influence", "rank", "subtasks", "checkpoints", "closest_targets", "neighbours"]
+    assert list(lines[0]) == said
+    assert [len(line["neighbours"]) for line in lines] == [3] * 7

@@ -95,6 +95,13 @@ def collect(config: Path, run_dir: Path | None, profile: bool) -> None:
 @CONFIG
 @RUN_DIR
 @click.option("--why", is_flag=True, help="Also write why.jsonl: for each sample what its influence is made of.")
+@click.option(
+    "--neighbours",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0),
+    help="With --why: samples of the pool to name beside each; 0 spares comparing all.",
+)
 @click.option("--selector", help="Instead of select.selector; options are then those given here.")
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the selector, as in TOML; any number of them."
@@ -105,7 +112,9 @@ def collect(config: Path, run_dir: Path | None, profile: bool) -> None:
 @click.option("--reduce", help="Instead of select.reduce.")
 @click.option("--deduplicate", type=float, metavar="COSINE", help="Pass over near-duplicates of samples taken before.")
 @click.option("--scan-dtype", metavar="DTYPE", help="Instead of select.scan_dtype: int8, int4 or int1.")
-def select(config: Path, run_dir: Path | None, why: bool, options: tuple[str, ...], **changes: Any) -> None:
+def select(
+    config: Path, run_dir: Path | None, why: bool, neighbours: int, options: tuple[str, ...], **changes: Any
+) -> None:
     """Select the samples of highest influence (and do the steps before, if needed).
 
     What is said here replaces the configuration's [select] for this time; train would select by CONFIG again.
@@ -121,7 +130,7 @@ def select(config: Path, run_dir: Path | None, why: bool, options: tuple[str, ..
     with at_work(config, run_dir, select=said) as job:
         from gradsift.pipeline.select import select_samples as step
 
-        directories = step(job, why=why)
+        directories = step(job, why=why, neighbours=neighbours)
         show_diagnostics(directories)
         for directory in directories:
             click.echo(directory / "selected.jsonl")

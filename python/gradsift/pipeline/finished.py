@@ -163,10 +163,10 @@ class FinishedSelection:
             near["selected_rank"] = self.selected_rank(near["id"])
         return record
 
-    def write_why(self) -> Path:
+    def write_why(self, *, neighbours: int = 3, progress: Callable[[int, int], object] | None = None) -> Path:
         """``why.jsonl`` beside ``selected.jsonl``."""
         path = self.directory / "why.jsonl"
-        write_why(path, why(self.problem, self.record["positions"]))
+        write_why(path, why(self.problem, self.record["positions"], neighbours=neighbours, progress=progress))
         return path
 
     def write_report(self) -> Path:

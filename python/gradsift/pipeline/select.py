@@ -27,8 +27,11 @@ def selection_targets(run: Run) -> dict[str, list[str]]:
     return run.config.selections()
 
 
-def select_samples(run: Run, *, why: bool = False) -> list[Path]:
-    """Makes every selection of the run; returns their directories. With `why`, ``why.jsonl`` explains each sample."""
+def select_samples(run: Run, *, why: bool = False, neighbours: int = 3) -> list[Path]:
+    """Makes every selection of the run; returns their directories.
+
+    With `why`, ``why.jsonl`` explains each sample, with so many `neighbours` in the pool.
+    """
     if why and (run.config.scores_alone or run.config.select.by == "text"):
         raise ConfigError(
             'collect.keep, select.selector: expected "rows" and gradients or embeddings to say why samples were '
@@ -38,9 +41,17 @@ def select_samples(run: Run, *, why: bool = False) -> list[Path]:
     directories = [_select_one(run, checkpoints, name, targets) for name, targets in selection_targets(run).items()]
     if why:
         for directory in directories:
-            path = FinishedSelection.open(run.config, directory.name).write_why()
+            path = _write_why(run, FinishedSelection.open(run.config, directory.name), neighbours)
             run.reporter.say(f"selection {directory.name}: why, in {path}")
     return directories
+
+
+def _write_why(run: Run, of: FinishedSelection, neighbours: int) -> Path:
+    if not neighbours:
+        return of.write_why(neighbours=0)
+    pairs = len(of.record["ids"]) * of.record["counts"]["pool"]
+    with run.reporter.task(f"why, {of.name}: neighbours", pairs, "pairs") as advance:
+        return of.write_why(neighbours=neighbours, progress=by_total(advance))
 
 
 def _checkpoints(run: Run) -> list[Path]:

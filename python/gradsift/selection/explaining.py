@@ -16,6 +16,7 @@ from gradsift.errors import DataError, DatastoreIncompleteError
 from gradsift.files import atomic_text
 from gradsift.ops import score_rows
 from gradsift.selection.influence import Columns, target_columns
+from gradsift.selection.neighbours import nearest_rows
 from gradsift.selection.problem import Problem, pose
 from gradsift.selection.scan import EXCLUDED_BECAUSE, scan
 from gradsift.selection.sources import RowSource, SampleId
@@ -204,11 +205,19 @@ def position_of(sample: SampleId, ids: Sequence[SampleId | None]) -> int:
     raise DataError(f"id: expected one of the {len(known)} candidates, got {sample!r}{hint}")
 
 
-def why(problem: Problem, positions: Sequence[int], *, closest: int = 3) -> Iterator[Explanation]:
-    """Explanations of the rows at `positions`, in their order, without rank and neighbours.
+def why(
+    problem: Problem,
+    positions: Sequence[int],
+    *,
+    closest: int = 3,
+    neighbours: int = 0,
+    progress: Callable[[int, int], object] | None = None,
+) -> Iterator[Explanation]:
+    """Explanations of the rows at `positions`, which must be eligible, in their order, without rank.
 
     Every checkpoint's rows are read once, in order of the rows, some 8 MiB at a time, before the first is given out;
-    what is kept of each row until then takes ``4·C·S + 8·closest`` bytes.
+    what is kept of each row until then takes ``4·C·S + 8·closest`` bytes. `neighbours` are looked for in the whole
+    pool, of which `progress` hears: see `nearest_rows`.
     """
     asked = np.asarray(positions, np.int64)
     order = np.argsort(asked, kind="stable")
@@ -217,7 +226,8 @@ def why(problem: Problem, positions: Sequence[int], *, closest: int = 3) -> Iter
     if not parts:
         return
     scores, nearest, similarity = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    for at, row in zip(asked.tolist(), np.argsort(order, kind="stable").tolist(), strict=True):
+    beside = nearest_rows(problem, asked, neighbours, progress) if neighbours else [[] for _ in positions]
+    for at, row, near in zip(asked.tolist(), np.argsort(order, kind="stable").tolist(), beside, strict=True):
         fields = scorer.fields(scores[row], nearest[row], similarity[row])
         yield Explanation(
             id=_id(problem, at),
@@ -226,7 +236,7 @@ def why(problem: Problem, positions: Sequence[int], *, closest: int = 3) -> Iter
             excluded=None,
             rank=None,
             ranked=None,
-            neighbours=[],
+            neighbours=[Near(_id(problem, i), None, value) for i, value in near],
             **fields,
         )
 
@@ -236,7 +246,7 @@ def write_why(path: str | os.PathLike[str], explanations: Iterable[Explanation])
     with atomic_text(path) as file:
         for rank, explanation in enumerate(explanations, start=1):
             record = explanation.to_dict() | {"rank": rank}
-            del record["excluded"], record["ranked"], record["neighbours"]
+            del record["excluded"], record["ranked"]
             file.write(json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n")
 
 

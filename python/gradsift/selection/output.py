@@ -97,10 +97,12 @@ class Selection:
         }
         return replace(self, record=self.record | {"diagnostics": self.diagnostics | {"sources": counts}})
 
-    def why(self, *, closest: int = 3) -> list[Explanation]:
-        """Each selected row's influence by subtask and checkpoint and its `closest` target examples, best first.
+    def why(self, *, closest: int = 3, neighbours: int = 3) -> list[Explanation]:
+        """What each selected row's influence is made of, best first.
 
-        Reads the selected rows once more, some 8 MiB a checkpoint at a time. `gradsift.explain` also gives neighbours.
+        By subtask and checkpoint, with its `closest` target examples and its `neighbours` in the pool. Reads the
+        selected rows once more, some 8 MiB a checkpoint at a time; for neighbours also the pool, once for every 256
+        selected rows, at 2·k·N·P·C operations: none are looked for with 0.
 
         Raises
         ------
@@ -109,7 +111,7 @@ class Selection:
         """
         if self.problem is None:
             raise ValueError("why: expected a selection from rows that can be read again, got one of scores alone")
-        return list(why(self.problem, self.positions.tolist(), closest=closest))
+        return list(why(self.problem, self.positions.tolist(), closest=closest, neighbours=neighbours))
 
     def report(
         self,
