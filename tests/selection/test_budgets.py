@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradsift import select
-from gradsift.selection.rows import PoolRows
+from gradsift.selection.rows import PoolRows, UnitRows
 from gradsift.selection.selectors import Collapse
 from gradsift.selection.sources import open_sources
 
@@ -185,6 +185,17 @@ def test_collapsing_does_not_depend_on_windows_or_on_the_memory_it_is_given(wind
     kept = [p for i, p in enumerate(order) if asked.accept(p, lambda n, i=i: order[i + 1 : i + n])]
     with np.errstate(invalid="ignore", divide="ignore"):
         assert kept == brute_collapse(order, [rows], [1.0], 0.9, 90)
+
+
+def test_copies_are_compared_in_float64_with_what_was_taken_and_not_with_one_another(monkeypatch):
+    compared = []
+    exact = UnitRows.exact_cosine
+    monkeypatch.setattr(UnitRows, "exact_cosine", lambda *pair: compared.append(pair) or exact(*pair))
+    rng = np.random.default_rng(9)
+    rows = np.repeat(rng.standard_normal((3, P)).astype(np.float32), 200, axis=0)
+    result = select([rows], [rng.standard_normal((1, P)).astype(np.float32)], fraction=1.0, deduplicate=1.0)
+    assert len(result) == 3
+    assert len(compared) < 2 * len(rows), "of 180,000 pairs"
 
 
 def test_a_cosine_that_float32_cannot_tell_from_the_threshold_is_decided_in_float64():

@@ -45,7 +45,7 @@ class Collapse:
         self._window = rows.take([])
         self._place: dict[int, int] = {}
         self._far = np.empty(0, bool)
-        self._near_each_other = np.empty((0, 0), bool)
+        self._near_each_other = self._doubtful = np.empty((0, 0), bool)
         self._accepted: list[int] = []
 
     def accept(self, position: int, upcoming: Callable[[int], Sequence[int]]) -> bool:
@@ -58,6 +58,9 @@ class Collapse:
             self._open_window([position, *(p for p in upcoming(_WINDOW_ROWS) if p != position)][:_WINDOW_ROWS])
         at = self._place[position]
         if not self._far[at] or self._near_each_other[at, self._accepted].any():
+            return False
+        # asked of accepted rows alone: among copies every pair of the window is in doubt
+        if any(self._decide(at, self._window, j) for j in self._accepted if self._doubtful[at, j]):
             return False
         self._accepted.append(at)
         return True
@@ -76,20 +79,28 @@ class Collapse:
     def _open_window(self, positions: Sequence[int]) -> None:
         self._window = self._rows.take(positions)
         self._place = {p: i for i, p in enumerate(positions)}
-        self._near_each_other = self._near(self._window, self._window)
+        self._near_each_other, self._doubtful = self._compared(self._window)
         self._far = np.ones(len(positions), bool)
         for kept in self._kept:
-            self._far &= ~self._near(self._window, kept).any(axis=1)
+            self._far &= ~self._near_any(kept)
         for start in range(0, len(self._reread), _WINDOW_ROWS):
-            self._far &= ~self._near(self._window, self._rows.take(self._reread[start : start + _WINDOW_ROWS])).any(1)
+            self._far &= ~self._near_any(self._rows.take(self._reread[start : start + _WINDOW_ROWS]))
 
-    def _near(self, a: UnitRows, b: UnitRows) -> np.ndarray:
-        """(rows of a, rows of b) bool: cosine at or above the threshold."""
-        cosines = a.cosines(b)
-        near: np.ndarray = cosines >= self._threshold + _DOUBT
-        for i, j in zip(*np.nonzero(np.abs(cosines - self._threshold) < _DOUBT), strict=True):
-            near[i, j] = a.exact_cosine(int(i), b, int(j)) >= self._threshold - _EXACT
-        return near
+    def _near_any(self, others: UnitRows) -> np.ndarray:
+        """(rows of the window,) bool: near one of `others` at least."""
+        near, doubtful = self._compared(others)
+        found = np.asarray(near.any(axis=1))
+        for i in np.flatnonzero(~found & doubtful.any(axis=1)).tolist():
+            found[i] = any(self._decide(i, others, j) for j in np.flatnonzero(doubtful[i]).tolist())
+        return found
+
+    def _compared(self, others: UnitRows) -> tuple[np.ndarray, np.ndarray]:
+        """(rows of the window, rows of `others`) bool, twice: surely near, and too close to the threshold to say."""
+        above = self._window.cosines(others) - self._threshold
+        return above >= _DOUBT, np.abs(above) < _DOUBT
+
+    def _decide(self, i: int, others: UnitRows, j: int) -> bool:
+        return self._window.exact_cosine(i, others, j) >= self._threshold - _EXACT
 
 
 def check_threshold(value: float | None) -> float | None:
