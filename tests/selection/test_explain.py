@@ -106,6 +106,15 @@ def test_an_unknown_id_is_an_error_that_suggests_others(gaussian, asked, said):
         gs.explain(asked, [gaussian(30)], [gaussian(1)], ids=[f"math-{i}" for i in range(30) if i != 1] + ["other"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [(30, r"got 30; there are 3, 0$"), ("3", r"got '3'; there are 3 \(ids here are int, not str\)$")],
+)
+def test_ids_that_are_numbers_are_suggested_as_such(gaussian, asked, said):
+    with pytest.raises(DataError, match=said):
+        gs.explain(asked, [gaussian(8)], [gaussian(1)])
+
+
 @pytest.mark.parametrize(("field", "value", "error"), [("closest", -1, ValueError), ("neighbours", 1.5, TypeError)])
 def test_numbers_to_name_are_checked(gaussian, field, value, error):
     with pytest.raises(error, match=field):

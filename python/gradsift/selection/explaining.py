@@ -195,13 +195,11 @@ def position_of(sample: SampleId, ids: Sequence[SampleId | None]) -> int:
     if len(like) < 3:  # comparing letter by letter takes 10 µs an id
         near = [i for i in known if abs(len(i) - len(text)) <= 2][:_COMPARED_IDS]
         like += [i for i in difflib.get_close_matches(text, near, n=5, cutoff=0.6) if i not in like]
-    hint = (
-        f"; there are {', '.join(map(repr, like[:5]))}"
-        if like
-        else f"; ids look like {', '.join(map(repr, known[:3]))}"
-    )
-    if not isinstance(sample, str) and known:
-        hint += f" (ids here are {type(next(i for i in ids if i is not None)).__name__}, not {type(sample).__name__})"
+    kind = next((type(i) for i in ids if i is not None), type(sample))
+    shown = [i if kind is int else repr(i) for i in like[:5] or known[:3]]
+    hint = f"; {'there are' if like else 'ids look like'} {', '.join(shown)}"
+    if not isinstance(sample, kind):
+        hint += f" (ids here are {kind.__name__}, not {type(sample).__name__})"
     raise DataError(f"id: expected one of the {len(known)} candidates, got {sample!r}{hint}")
 
 
