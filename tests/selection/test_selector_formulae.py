@@ -392,6 +392,8 @@ def test_knn_kde_reads_a_store_as_it_reads_an_array(make_store, monkeypatch):
         ("quota", {"bands": [20, 10]}, ValueError, r"bands: expected rising lengths, got \[20, 10\]"),
         ("quota", {"bands": 0}, ValueError, r"bands: expected at least 1, got 0"),
         ("knn_kde", {"alpha": 1}, ValueError, r"alpha: expected 0 < alpha < 1, got 1"),
+        ("knn_kde", {"sigma": 1e200}, ValueError, r"sigma: expected 0, or 1e-100 … 1e100, got 1e\+200"),
+        ("knn_kde", {"sigma": 1e-200}, ValueError, r"sigma: expected 0, or 1e-100 … 1e100, got 1e-200"),
         ("knn_kde", {"neighbours": 1}, ValueError, r"neighbours: expected at least 2, got 1"),
         ("length", {"first": "middle"}, ValueError, r"first: expected one of \('longest', 'shortest'\)"),
         ("top", [1], TypeError, r"options: expected a mapping from name to value, got list"),

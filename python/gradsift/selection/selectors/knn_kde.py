@@ -34,7 +34,7 @@ class KnnKde(Selector):
 
     Options
     -------
-    sigma : float, >= 0
+    sigma : float, 0 or 1e-100 … 1e100
         Width of the kernel: rows of a cosine above ``1 − σ²/2`` share mass. 0: none do.
     alpha : float, 0 < alpha < 1
         Near 1, only the nearest candidates get mass; near 0, it is spread over all `neighbours`.
@@ -53,7 +53,8 @@ class KnnKde(Selector):
     neighbours: int = 1000
 
     def __post_init__(self) -> None:
-        check_number("sigma", self.sigma, "a number >= 0", lambda x: x >= 0.0)
+        # its square divides, and must be neither 0 nor infinite
+        check_number("sigma", self.sigma, "0, or 1e-100 … 1e100", lambda x: x == 0.0 or 1e-100 <= x <= 1e100)
         check_number("alpha", self.alpha, "0 < alpha < 1", lambda x: 0.0 < x < 1.0)
         check_number("c", self.c, "a number > 0", lambda x: x > 0.0)
         check_count("neighbours", self.neighbours, least=2)
