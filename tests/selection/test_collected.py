@@ -94,6 +94,19 @@ def test_a_sink_of_the_best_alone_keeps_their_ids_and_counts_the_others(step, co
     assert sum(i is not None for i in sink.ids()) == 12
 
 
+def test_a_sink_of_the_best_alone_reports_no_figure_and_no_id_that_it_has_not_kept(as_sketches, gaussian, tmp_path):
+    sink = ScoringSink(gaussian(2), keep=5)
+    sink.append([f"s{i}" for i in range(60)], as_sketches(gaussian(60)))
+    got = select_collected([sink], count=5)
+    assert (got.diagnostics["rows_measured"], got.diagnostics["spread"]) == (0, [])
+    got.report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "None" not in page
+    assert "Measured on 0 rows" not in page
+    worst = got.record["distributions"]["landmarks"]["worst"][0]["position"]
+    assert f"row {worst} (its id was not kept)" in page
+
+
 def test_a_long_collection_holds_few_ids(as_sketches, gaussian):
     sink = ScoringSink(gaussian(2), keep=5)
     rows = gaussian(500)

@@ -131,18 +131,20 @@ def _corrected(sd: float, noise: float) -> dict[str, float]:
 def _by_subtask(
     scores: np.ndarray, columns: Columns, weights: np.ndarray, checkpoints: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row a checkpoint and subtask; where every target has a column, their root mean squares."""
+    """One row a checkpoint and subtask; where every target has a column, their root mean squares. None of no scores."""
     one = np.ones(1)
     found: list[dict[str, Any]] = []
+    if scores.shape[1] == 0:
+        return found
     for c, name in enumerate(checkpoints):
         noise = column_noise(Columns([columns.at[c]], columns.names, columns.subtask, columns.sizes), one)
         for subtask in columns.sizes:
             mine = [j for j, of in enumerate(columns.subtask) if of == subtask]
             part = scores[c][:, mine].astype(np.float64)
-            sd = float(np.sqrt(part.var(axis=0).mean())) if len(part) else 0.0
+            sd = float(np.sqrt(part.var(axis=0).mean()))
             found.append(
                 {"checkpoint": name, "subtask": subtask, "weight": float(weights[c])}
-                | {"mean": float(part.mean()) if len(part) else 0.0}
+                | {"mean": float(part.mean())}
                 | _corrected(sd, float(np.sqrt((noise[mine] ** 2).mean())))
             )
     return found

@@ -73,7 +73,7 @@ def _shown(
             None if of_target is None else turns_of(of_target),
         )
     return ShownSample(
-        str(row["id"]),
+        f"row {row['position']} (its id was not kept)" if row["id"] is None else str(row["id"]),
         row["place"],
         row["influence"],
         None if of is None else source(of),
