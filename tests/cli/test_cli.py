@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import gradsift as gs
 from gradsift.cli import main
 from gradsift.cli.commands import app
+from gradsift.selection import REDUCTIONS, SELECTORS
+from gradsift.selection.selectors import BUDGETS
 
 STEPS = ["run", "warmup", "collect", "select", "train", "evaluate"]
 VERBS = [
@@ -42,6 +45,18 @@ VERBS = [
 def test_every_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*verb.split(), "--help"]) == 0
     assert f"Example:  gradsift {verb}" in capsys.readouterr().out
+
+
+def test_select_names_every_selector_reduction_and_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "--help"]) == 0
+    said = re.findall(r"[\w-]+", capsys.readouterr().out)
+    assert {*SELECTORS, "bm25", *REDUCTIONS, *BUDGETS} <= set(said)
+
+
+def test_what_only_reads_a_run_does_not_offer_to_write_it_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("explain", "report"):
+        assert main([verb, "--help"]) == 0
+        assert "Write here" not in capsys.readouterr().out
 
 
 def test_no_verb_is_left_out_of_the_tests_above() -> None:

@@ -16,6 +16,9 @@ from gradsift.cli.work import at_work, read_config, read_options, reporter
 CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
 RUN_DIR = click.option("--run-dir", type=click.Path(path_type=Path), help="Write here instead of where CONFIG says.")
 
+MADE_RUN_DIR = click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="The run directory, instead of the one CONFIG names."
+)
 SELECTION = click.option("--selection", metavar="NAME", help="Which selection, where the run has one for each target.")
 
 
@@ -102,14 +105,19 @@ def collect(config: Path, run_dir: Path | None, profile: bool) -> None:
     type=click.IntRange(0),
     help="With --why: samples of the pool to name beside each; 0 spares comparing all.",
 )
-@click.option("--selector", help="Instead of select.selector; options are then those given here.")
+@click.option(
+    "--selector",
+    metavar="NAME",
+    help="Instead of select.selector; options are then those given here. One of top, round_robin, threshold, band, "
+    "quota, vote, knn_kde, random, length, rds, bm25.",
+)
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the selector, as in TOML; any number of them."
 )
 @click.option("--fraction", type=float, help="Instead of select.fraction and select.count.")
 @click.option("--count", type=int, help="Instead of select.fraction and select.count.")
-@click.option("--budget", help="What these count: samples or tokens.")
-@click.option("--reduce", help="Instead of select.reduce.")
+@click.option("--budget", metavar="UNIT", help="What these count: samples or tokens.")
+@click.option("--reduce", metavar="NAME", help="Instead of select.reduce: less, mean, max or cosine_to_mean.")
 @click.option("--deduplicate", type=float, metavar="COSINE", help="Pass over near-duplicates of samples taken before.")
 @click.option("--scan-dtype", metavar="DTYPE", help="Instead of select.scan_dtype: int8, int4 or int1.")
 def select(
@@ -139,7 +147,7 @@ def select(
 @app.command()
 @click.argument("sample", metavar="ID")
 @click.argument("config", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@RUN_DIR
+@MADE_RUN_DIR
 @SELECTION
 @click.option("--closest", default=5, show_default=True, type=click.IntRange(0), help="Target examples to show.")
 @click.option("--neighbours", default=5, show_default=True, type=click.IntRange(0), help="Samples of the pool to show.")
@@ -179,7 +187,7 @@ def explain(
 
 @app.command()
 @click.argument("config", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@RUN_DIR
+@MADE_RUN_DIR
 @SELECTION
 def report(config: Path | None, run_dir: Path | None, selection: str | None) -> None:
     """Write report.html about a selection: figures, diagnostics, samples to read. One file, no network.
