@@ -19,7 +19,7 @@ from rich.console import Console
 from gradsift.cli import main
 from gradsift.cli.explain import print_explanation
 from gradsift.errors import ConfigError, DataError
-from gradsift.pipeline import LineReporter, Run, parse_config
+from gradsift.pipeline import LineReporter, Run, load_config, parse_config
 from gradsift.pipeline.finished import FinishedSelection, run_config, write_reports
 from gradsift.pipeline.select import select_samples
 
@@ -61,6 +61,18 @@ def test_diagnostics_of_a_run_count_sources(selection: FinishedSelection) -> Non
     sources = selection.record["diagnostics"]["sources"]
     assert sources["pool"] == {"capitals": 20, "digits": 16}
     assert sum(sources["selected"].values()) == len(selection.record["ids"])
+
+
+def test_the_configuration_in_a_run_directory_is_one_for_every_command(run_dir: Path, tmp_path: Path) -> None:
+    made = load_config(run_dir / "config.json")
+    assert made.run_dir == str(run_dir)
+    shutil.copytree(run_dir, tmp_path / "moved")
+    moved = load_config(tmp_path / "moved" / "config.json")
+    assert moved == made.model_copy(update={"run_dir": str(tmp_path / "moved")})
+    assert main(["config", str(run_dir / "config.json")]) == 0
+    (tmp_path / "moved" / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.json: expected JSON, got"):
+        load_config(tmp_path / "moved" / "config.json")
 
 
 def test_a_run_directory_that_was_moved_explains_itself(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ else:
 def load_config(path: str | Path) -> RunConfig:
     """The configuration in the TOML file at `path`, checked; relative paths in it are made absolute.
 
+    The ``config.json`` of a run directory is one too: of the run that lies beside it, wherever that was moved to.
+
     Raises
     ------
     ConfigError
@@ -44,11 +47,13 @@ def load_config(path: str | Path) -> RunConfig:
         raise ConfigError(f"{path}: expected a configuration file, got nothing there") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected a readable UTF-8 file, got: {error}") from error
+    of_run = path.name == "config.json"
     try:
-        record = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: expected TOML, got: {error}") from error
-    return parse_config(record, base=path.parent, where=str(path))
+        record = json.loads(text) if of_run else tomllib.loads(text)
+    except ValueError as error:  # which both of their errors are
+        raise ConfigError(f"{path}: expected {'JSON' if of_run else 'TOML'}, got: {error}") from error
+    config = parse_config(record, base=path.parent, where=str(path))
+    return config.model_copy(update={"run_dir": str(path.parent.absolute())}) if of_run else config
 
 
 def toml_value(text: str) -> Any:

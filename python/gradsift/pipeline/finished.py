@@ -13,7 +13,7 @@ from gradsift.datastore import Datastore
 from gradsift.errors import ConfigError, DataError, DependencyMissingError
 from gradsift.files import write_text
 from gradsift.pipeline.config import RunConfig
-from gradsift.pipeline.config_file import parse_config
+from gradsift.pipeline.config_file import load_config
 from gradsift.pipeline.run import Run
 from gradsift.pipeline.rundir import RunDirectory, read_json
 from gradsift.pipeline.samples import read_pool, read_target, source_name, subtasks_of
@@ -52,8 +52,7 @@ def run_config(folder: Path) -> RunConfig:
         raise ConfigError(
             f"{folder}: expected a run directory, got none (it has no config.json); name the configuration"
         )
-    config = parse_config(read_json(path), base=folder, where=str(path))
-    return config.model_copy(update={"run_dir": str(folder.absolute())})
+    return load_config(path)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ Made by `gradsift run`. The same command again goes on where it stopped.
 
 | path | what it is |
 | --- | --- |
-| `config.json` | the configuration, complete with defaults and absolute paths |
+| `config.json` | the configuration, complete with defaults and absolute paths; any command takes it as CONFIG |
 | `data/` | what was read: files with digests, counts, bad rows, truncated samples |
 | `warmup/checkpoint-STEP/` | LoRA adapter, optimizer state and mean learning rate (`checkpoint.json`) of one epoch |
 | `stores/checkpoint-STEP/pool/` | gradient datastore of the candidates (`gradsift store info PATH`) |
