@@ -14,6 +14,7 @@ from gradsift.pipeline.models import load_tokenizer, resolve_dtype
 from gradsift.pipeline.progress import Reporter, SilentReporter
 from gradsift.pipeline.rundir import RunDirectory, write_json
 from gradsift.pipeline.samples import Part, load_pool, load_target, load_test, source_name
+from gradsift.selection.output import KEYS
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ class Run:
         count = self.config.select.count
         if count is not None and self.config.select.budget == "samples" and count > len(self.pool):
             raise ConfigError(f"select.count: expected at most the pool's {len(self.pool)} samples, got {count}")
+        keys = [self.config.select.key_prefix + key for key in KEYS]
+        for sample in self.pool.samples:
+            if taken := [key for key in keys if key in sample.record]:
+                raise ConfigError(
+                    f"select.key_prefix: expected samples without the keys {keys}, which are added to those selected, "
+                    f'got {taken} in sample {sample.id!r}; choose another prefix, such as "gradsift_"'
+                )
         options = self.config.select.options
         shares = options.get("shares")
         if (
