@@ -70,7 +70,7 @@ def quantiles(
     ConfigError
         No target has a test set.
     DataError
-        Bands would have fewer than `samples` samples.
+        Bands would have fewer than `samples` samples, or none.
     """
     if bins < 2:
         raise ConfigError(f"bins: expected at least 2, got {bins}")
@@ -143,6 +143,8 @@ def ranking(influence: np.ndarray) -> np.ndarray:
 
 def _band_size(bands: Sequence[np.ndarray], samples: int | None) -> int:
     smallest = min(map(len, bands))
+    if smallest == 0:
+        raise DataError(f"bins: expected at most the {sum(map(len, bands))} samples of the ranking, got {len(bands)}")
     if samples is None:
         samples = smallest
     if not 1 <= samples <= smallest:
