@@ -50,9 +50,10 @@ def targets(columns: int) -> tuple[np.ndarray, list[str]]:
     return rows, [f"skill {i // EACH}" for i in range(columns * EACH)]
 
 
-def selecting(store: Datastore, columns: int) -> gradsift.Selection:
+def selecting(store: Datastore, columns: int, *, rescore: Datastore | None = None) -> gradsift.Selection:
     rows, subtasks = targets(columns)
-    return gradsift.select([store], [rows], fraction=FRACTION, subtasks=subtasks)
+    finer = None if rescore is None else [rescore]
+    return gradsift.select([store], [rows], fraction=FRACTION, subtasks=subtasks, rescore=finer)
 
 
 def first_time(path: Path, columns: int) -> Call:
@@ -118,6 +119,9 @@ def test_from_the_page_cache(dtype, columns, stores, record, benchmark):
         "of a store just opened": first_time(stores[dtype], columns),
         "the scan alone": scan_alone(stores[dtype], dtype, columns),
     }
+    if dtype == "int1":
+        finer = Datastore.open(stores["bfloat16"])
+        calls["with the best 5·k from bfloat16"] = lambda: selecting(store, columns, rescore=finer)
     if dtype == "bfloat16":
         calls["torch bf16"] = torch_bf16(stores[dtype], columns)
         calls["released LESS"] = released(stores[dtype], columns)

@@ -238,6 +238,16 @@ def test_report_writes_the_page_beside_the_selection(
     assert "Its text was not at hand" not in page
 
 
+def test_another_selection_by_the_command_line_has_its_own_report(run_dir: Path, tmp_path: Path) -> None:
+    root = tmp_path / "moved"
+    shutil.copytree(run_dir, root)
+    page = root / "selection" / "selected" / "report.html"
+    page.write_text("of what was selected before")
+    assert main(["select", str(root / "config.json"), "--run-dir", str(root), "--count", "2"]) == 0
+    assert len((root / "selection" / "selected" / "selected.jsonl").read_text().splitlines()) == 2
+    assert "2 of " in page.read_text("utf-8")
+
+
 def test_a_run_without_the_extra_says_why_there_is_no_report(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

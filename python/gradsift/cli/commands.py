@@ -136,10 +136,12 @@ def select(
     if options:
         said["options"] = read_options(options)
     with at_work(config, run_dir, select=said) as job:
+        from gradsift.pipeline.finished import write_reports
         from gradsift.pipeline.select import select_samples as step
 
         directories = step(job, why=why, neighbours=neighbours)
         show_diagnostics(directories)
+        write_reports(job)
         for directory in directories:
             click.echo(directory / "selected.jsonl")
 
