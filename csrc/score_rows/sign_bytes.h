@@ -44,10 +44,12 @@ struct Signs {
     }
 
     template <int kColumns>
-    static void add_sums(const uint8_t* indices, const uint8_t* tables, int64_t words, int32_t* sums) {
+    static void add_sums(const uint8_t* indices, const uint8_t* tables, int64_t words, int32_t* sums, SignAsk& ask,
+                         int64_t lines) {
         for (int block = 0; block < kRowBlocks; block += Bytes::kBlocksAtOnce) {
             typename Bytes::Sum total[kColumns][Bytes::kBlocksAtOnce] = {};
             for (int64_t w = 0; w < words; ++w) {
+                ask.some(lines);
                 for (int half = 0; half < 2; ++half) {
                     for (int k = 0; k < kWordBytes; ++k) {
                         const uint8_t* const index =

@@ -27,6 +27,27 @@ static inline int64_t sign_columns_bytes(int64_t columns, int64_t dim) {
     return sign_heads_bytes(columns) + columns * dim / 4 * kTableEntries;
 }
 
+/// Lines of rows that are read later, asked for a few at a time: many at once wait for one another, and the kernel for
+/// them.
+struct SignAsk {
+    static constexpr int64_t kLineBytes = 64;
+
+    const uint8_t* row = nullptr;  // of which the next line is asked for
+    int64_t stride_bytes = 0, rows = 0, row_bytes = 0, line = 0;
+
+    void some(int64_t lines) {
+        for (; lines > 0 && rows > 0; --lines) {
+            __builtin_prefetch(row + line, 0, 2);
+            line += kLineBytes;
+            if (line >= row_bytes) {
+                line = 0;
+                row += stride_bytes;
+                --rows;
+            }
+        }
+    }
+};
+
 void pack_sign_columns(const PackColumns& columns, int64_t tile_columns, uint8_t* packed);
 
 }  // namespace gradsift

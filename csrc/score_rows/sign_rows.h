@@ -10,11 +10,11 @@ namespace gradsift {
 namespace {
 
 template <int kColumns>
-inline void add_sign_tile(const uint8_t* indices, const uint8_t* tables, int64_t words, int64_t columns,
-                          int32_t* sums) {
+inline void add_sign_tile(const uint8_t* indices, const uint8_t* tables, int64_t words, int64_t columns, int32_t* sums,
+                          SignAsk& ask, int64_t lines) {
     if constexpr (kColumns > 0) {
-        if (columns < kColumns) return add_sign_tile<kColumns - 1>(indices, tables, words, columns, sums);
-        Signs::add_sums<kColumns>(indices, tables, words, sums);
+        if (columns < kColumns) return add_sign_tile<kColumns - 1>(indices, tables, words, columns, sums, ask, lines);
+        Signs::add_sums<kColumns>(indices, tables, words, sums, ask, lines);
     }
 }
 
@@ -25,19 +25,27 @@ void score_signs(const ScoreTile& tile) {
     __builtin_memset(sums, 0, static_cast<size_t>(tile.columns * kTileRows) * sizeof *sums);
 
     const uint8_t* tables = tile.packed + sign_heads_bytes(tile.columns);
+    // At each word, so that all of a chunk's lines are asked for while it meets the columns.
+    const int64_t column_tiles = (tile.columns + Signs::kTileColumns - 1) / Signs::kTileColumns;
+    const int64_t all_lines = tile.count * ((chunk_bytes + SignAsk::kLineBytes - 1) / SignAsk::kLineBytes);
+    const int64_t lines = (all_lines + words * column_tiles - 1) / (words * column_tiles);
     const uint8_t* rows[kTileRows];
     for (int64_t at = 0; at < row_bytes; at += chunk_bytes) {
         for (int64_t r = 0; r < kTileRows; ++r) {
             const int64_t row = r < tile.count ? r : tile.count - 1;  // the last one fills up
             rows[r] = tile.rows + row * tile.stride_bytes + at;
-            if (tile.ahead == nullptr || row != r) continue;
-            for (int64_t k = 0; k < chunk_bytes; k += 64)
-                __builtin_prefetch(tile.ahead + row * tile.stride_bytes + at + k, 0, 2);
+        }
+        SignAsk ask;
+        if (tile.ahead != nullptr) {
+            ask.row = tile.ahead + at;
+            ask.stride_bytes = tile.stride_bytes;
+            ask.rows = tile.count;
+            ask.row_bytes = chunk_bytes;
         }
         Signs::spread(rows, words, indices);
         for (int64_t begin = 0; begin < tile.columns; begin += Signs::kTileColumns) {
             const int64_t left = tile.columns - begin, size = left < Signs::kTileColumns ? left : Signs::kTileColumns;
-            add_sign_tile<Signs::kTileColumns>(indices, tables, words, size, sums + begin * kTileRows);
+            add_sign_tile<Signs::kTileColumns>(indices, tables, words, size, sums + begin * kTileRows, ask, lines);
             tables += size * words * kWordTables;
         }
     }

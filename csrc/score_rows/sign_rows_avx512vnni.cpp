@@ -38,13 +38,15 @@ struct Signs {
     }
 
     template <int kColumns>
-    static void add_sums(const uint8_t* indices, const uint8_t* tables, int64_t words, int32_t* sums) {
+    static void add_sums(const uint8_t* indices, const uint8_t* tables, int64_t words, int32_t* sums, SignAsk& ask,
+                         int64_t lines) {
         __m512i total[kColumns][kRowBlocks];
         for (int c = 0; c < kColumns; ++c) {
             for (int b = 0; b < kRowBlocks; ++b) total[c][b] = _mm512_setzero_si512();
         }
         const __m512i ones = _mm512_set1_epi8(1);
         for (int64_t w = 0; w < words; ++w, indices += kRowBlocks * 2 * 64) {
+            ask.some(lines);
             __m512i low[kRowBlocks], high[kRowBlocks];
             for (int b = 0; b < kRowBlocks; ++b) {
                 low[b] = _mm512_load_si512(indices + b * 128);
