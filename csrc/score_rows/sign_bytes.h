@@ -49,7 +49,7 @@ struct Signs {
         for (int block = 0; block < kRowBlocks; block += Bytes::kBlocksAtOnce) {
             typename Bytes::Sum total[kColumns][Bytes::kBlocksAtOnce] = {};
             for (int64_t w = 0; w < words; ++w) {
-                ask.some(lines);
+                ask_some(ask, lines);
                 for (int half = 0; half < 2; ++half) {
                     for (int k = 0; k < kWordBytes; ++k) {
                         const uint8_t* const index =

@@ -11,6 +11,7 @@ constexpr int kTableEntries = 16;      // sums of four numbers by the four signs
 constexpr int kTableOffset = 128;      // an entry is offset + integer, the integer within ±127
 constexpr int64_t kChunkSigns = 1024;  // 256 entries of 255 fit 16 bits
 constexpr int64_t kWordBytes = 4;      // of a row, whose low halves have tables side by side, then the high ones
+constexpr int64_t kLineBytes = 64;
 constexpr int64_t kWordTables = 2 * kWordBytes * kTableEntries;
 
 static inline int64_t sign_heads_bytes(int64_t columns) {
@@ -30,23 +31,21 @@ static inline int64_t sign_columns_bytes(int64_t columns, int64_t dim) {
 /// Lines of rows that are read later, asked for a few at a time: many at once wait for one another, and the kernel for
 /// them.
 struct SignAsk {
-    static constexpr int64_t kLineBytes = 64;
+    const uint8_t* row;  // of which the next line is asked for
+    int64_t stride_bytes, rows, row_bytes, line;
+};
 
-    const uint8_t* row = nullptr;  // of which the next line is asked for
-    int64_t stride_bytes = 0, rows = 0, row_bytes = 0, line = 0;
-
-    void some(int64_t lines) {
-        for (; lines > 0 && rows > 0; --lines) {
-            __builtin_prefetch(row + line, 0, 2);
-            line += kLineBytes;
-            if (line >= row_bytes) {
-                line = 0;
-                row += stride_bytes;
-                --rows;
-            }
+static inline void ask_some(SignAsk& ask, int64_t lines) {
+    for (; lines > 0 && ask.rows > 0; --lines) {
+        __builtin_prefetch(ask.row + ask.line, 0, 2);
+        ask.line += kLineBytes;
+        if (ask.line >= ask.row_bytes) {
+            ask.line = 0;
+            ask.row += ask.stride_bytes;
+            --ask.rows;
         }
     }
-};
+}
 
 void pack_sign_columns(const PackColumns& columns, int64_t tile_columns, uint8_t* packed);
 

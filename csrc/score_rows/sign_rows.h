@@ -27,7 +27,7 @@ void score_signs(const ScoreTile& tile) {
     const uint8_t* tables = tile.packed + sign_heads_bytes(tile.columns);
     // At each word, so that all of a chunk's lines are asked for while it meets the columns.
     const int64_t column_tiles = (tile.columns + Signs::kTileColumns - 1) / Signs::kTileColumns;
-    const int64_t all_lines = tile.count * ((chunk_bytes + SignAsk::kLineBytes - 1) / SignAsk::kLineBytes);
+    const int64_t all_lines = tile.count * ((chunk_bytes + kLineBytes - 1) / kLineBytes);
     const int64_t lines = (all_lines + words * column_tiles - 1) / (words * column_tiles);
     const uint8_t* rows[kTileRows];
     for (int64_t at = 0; at < row_bytes; at += chunk_bytes) {
@@ -35,13 +35,8 @@ void score_signs(const ScoreTile& tile) {
             const int64_t row = r < tile.count ? r : tile.count - 1;  // the last one fills up
             rows[r] = tile.rows + row * tile.stride_bytes + at;
         }
-        SignAsk ask;
-        if (tile.ahead != nullptr) {
-            ask.row = tile.ahead + at;
-            ask.stride_bytes = tile.stride_bytes;
-            ask.rows = tile.count;
-            ask.row_bytes = chunk_bytes;
-        }
+        SignAsk ask{};
+        if (tile.ahead != nullptr) ask = {tile.ahead + at, tile.stride_bytes, tile.count, chunk_bytes, 0};
         Signs::spread(rows, words, indices);
         for (int64_t begin = 0; begin < tile.columns; begin += Signs::kTileColumns) {
             const int64_t left = tile.columns - begin, size = left < Signs::kTileColumns ? left : Signs::kTileColumns;

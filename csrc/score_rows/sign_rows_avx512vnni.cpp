@@ -46,7 +46,7 @@ struct Signs {
         }
         const __m512i ones = _mm512_set1_epi8(1);
         for (int64_t w = 0; w < words; ++w, indices += kRowBlocks * 2 * 64) {
-            ask.some(lines);
+            ask_some(ask, lines);
             __m512i low[kRowBlocks], high[kRowBlocks];
             for (int b = 0; b < kRowBlocks; ++b) {
                 low[b] = _mm512_load_si512(indices + b * 128);
