@@ -14,6 +14,10 @@ from typing import Any
 
 from performance_tables import table
 
+# Lines of a failed step's log that the page has, and characters of a failed test's message.
+SAID_LINES = 80
+SAID_CHARACTERS = 300
+
 INTRODUCTION = """<!-- Written by benchmarks/gpu_report.py; change that, not this. -->
 
 Times by CUDA events, ours and the peers' in turns, medians; operands rotate through more memory than the cache has.
@@ -37,18 +41,34 @@ def page(folder: Path) -> tuple[str, str]:
         parts.append(_tests(folder / "tests.xml"))
     if (folder / "measured.json").is_file():
         parts += _measured(json.loads((folder / "measured.json").read_text(encoding="utf-8")))
+    parts += _said(folder)
     return card, "\n".join(parts).rstrip() + "\n"
 
 
 def _steps(folder: Path) -> str:
     rows: list[list[object]] = []
-    for line in (folder / "steps.tsv").read_text(encoding="utf-8").splitlines():
-        name, status, seconds = line.split("\t")
+    for name, status, seconds in _ends(folder):
         said = {"0": "passed", "124": "**out of time**", "127": "not run: a tool is missing"}.get(
             status, f"**failed ({status})**"
         )
         rows.append([name, said, f"{seconds} s"])
     return table(["step", "", "took"], rows)
+
+
+def _ends(folder: Path) -> list[list[str]]:
+    """[step, exit status, seconds] of each."""
+    return [line.split("\t") for line in (folder / "steps.tsv").read_text(encoding="utf-8").splitlines()]
+
+
+def _said(folder: Path) -> list[str]:
+    """The ends of the logs of steps that failed: whoever reads the page does not have the card."""
+    parts = []
+    for name, status, _ in _ends(folder):
+        log = folder / f"{name}.log"
+        if status not in ("0", "127") and log.is_file():
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SAID_LINES:]
+            parts.append(f"### The end of what {name} said\n\n````text\n" + "\n".join(lines) + "\n````\n")
+    return ["## What failed\n", *parts] if parts else []
 
 
 def _tests(path: Path) -> str:
@@ -59,8 +79,9 @@ def _tests(path: Path) -> str:
     )
     lines = [f"{total} tests, {failed} failed, {skipped} skipped.\n"]
     for case in ElementTree.parse(path).getroot().iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
-            lines.append(f"- failed: `{case.get('classname')}::{case.get('name')}`")
+        for failure in (*case.iter("failure"), *case.iter("error")):
+            said = " ".join(failure.get("message", "").replace("`", "'").split())[:SAID_CHARACTERS]
+            lines.append(f"- failed: `{case.get('classname')}::{case.get('name')}`" + (f": `{said}`" if said else ""))
     return "\n".join(lines) + "\n"
 
 

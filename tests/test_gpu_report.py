@@ -29,7 +29,8 @@ CASE = {
 }
 JUNIT = """<testsuites><testsuite tests="3" failures="1" errors="0" skipped="1">
 <testcase classname="tests.gpu.test_x" name="test_a"/>
-<testcase classname="tests.gpu.test_x" name="test_b"><failure/></testcase>
+<testcase classname="tests.gpu.test_x" name="test_b">
+<failure message="AssertionError: 3 `differ`&#10;at (0, 1)">…</failure></testcase>
 <testcase classname="tests.gpu.test_x" name="test_c"><skipped/></testcase></testsuite></testsuites>"""
 
 
@@ -66,7 +67,18 @@ def test_steps_say_how_they_ended(report: ModuleType, folder: Path) -> None:
     assert "| sanitizer | not run: a tool is missing | 0 s |" in text
     assert "| measure | **out of time** | 480 s |" in text
     assert "3 tests, 1 failed, 1 skipped." in text
-    assert "- failed: `tests.gpu.test_x::test_b`" in text
+    assert "- failed: `tests.gpu.test_x::test_b`: `AssertionError: 3 'differ' at (0, 1)`\n" in text
+
+
+def test_the_ends_of_the_logs_of_failed_steps_are_on_the_page(report: ModuleType, folder: Path) -> None:
+    for name in ("build", "tests", "sanitizer", "measure"):
+        (folder / f"{name}.log").write_text("".join(f"{name} line {k}\n" for k in range(200)))
+    text = report.page(folder)[1]
+    assert "tests line 199\n" in text
+    assert "measure line 199\n" in text
+    assert "tests line 0\n" not in text
+    assert "build line" not in text
+    assert "sanitizer line" not in text
 
 
 def test_times_stand_beside_their_floor_and_their_peers(report: ModuleType, folder: Path) -> None:
