@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from gradsift.collector import Clock, GradientCollector, attention, is_out_of_memory, memory, precision  # noqa: E402
-from gradsift.errors import CollectError  # noqa: E402
+from gradsift.errors import CollectError, DeviceMemoryError  # noqa: E402
 
 
 class _Products(TorchDispatchMode):
@@ -400,6 +400,7 @@ def test_running_out_of_memory_is_told_from_other_failures():
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.cuda.OutOfMemoryError())
+    assert is_out_of_memory(DeviceMemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 

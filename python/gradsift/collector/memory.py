@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gradsift.errors import CollectError
+from gradsift.errors import CollectError, DeviceMemoryError
 
 # A label token's logits: as the model gives them, in float32, their softmax, and the gradients of these.
 LOGIT_BYTES = 16
@@ -120,7 +120,8 @@ def group_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is what Python, torch or its CPU allocator raises when memory is not to be had."""
-    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError))):
+    """Whether `error` is what Python, torch, its CPU allocator or our kernels raise when memory is not to be had."""
+    known = (MemoryError, DeviceMemoryError, getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError))
+    if isinstance(error, known):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
