@@ -56,15 +56,22 @@ class Job:
 
 
 def jobs() -> Iterator[Job]:
-    """Every tile that the rule can choose, for every card, with Adam, which needs most; and what else can vary."""
+    """Every tile that the rule can choose, for every card, with Adam, which needs most; and what else can vary.
+
+    Of float16 only what vectors divide: it compiles as bfloat16 does, but for the kind of product.
+    """
     from gradsift.ops.project_linear.triton_config import configurations
 
     for card in CARDS:
-        for dtype in ("float32", "bfloat16"):
+        for dtype in TYPES:
             for config in configurations(dtype):
-                yield Job("sketch_tiles", card, dtype, config.block_out, config.block_in)
-            yield Job("sketch_tiles", card, dtype, ragged=True)
-        yield Job("sketch_tiles", card, "float16")
+                tile = config.block_out, config.block_in
+                yield Job("sketch_tiles", card, dtype, *tile)
+                if dtype != "float16":
+                    yield Job("sketch_tiles", card, dtype, *tile, ragged=True)
+                if dtype == "bfloat16" and tile != (64, 128):
+                    for proj_dim, nonzeros in ((1024, 1), (65536, 1), (8192, 4)):
+                        yield Job("sketch_tiles", card, dtype, *tile, proj_dim=proj_dim, nonzeros=nonzeros)
         yield Job("sketch_tiles", card, proj_dim=256)
         yield Job("sketch_tiles", card, proj_dim=65536, nonzeros=4)
         yield Job("add_slabs", card)

@@ -48,7 +48,8 @@ def configuration(d_out: int, d_in: int, dtype: str) -> Config:
     if dtype == "float32":
         # Three products of tf32 parts: as exact as float32 sums are, on tensor cores.
         return Config(block_out, block_in, *((16, 8, 4) if whole else (32, 4, 3)), "tf32x3")
-    return Config(block_out, block_in, 64, 8 if whole else 4, 3, "ieee")
+    # Of small tiles operands are most of what a thread holds: 64 tokens a step spill where rows are odd or P is long.
+    return Config(block_out, block_in, *((64, 8, 3) if whole else (32, 4, 4)), "ieee")
 
 
 def configurations(dtype: str) -> Iterator[Config]:
