@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,8 @@ from gradsift.datastore import FLAG_NO_LABELS, FLAG_NONFINITE
 from gradsift.selection.sources import RowSource, SampleId
 
 REDUCTIONS = ("less", "mean", "max", "cosine_to_mean")
+# Of the targets in float64 at once: 4 MiB at P = 8192.
+_TARGET_ROWS = 64
 TARGET_DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -76,15 +78,21 @@ def target_columns(
         raise ValueError("targets: expected at least one row, got none")
     of_row = subtask_of_rows(subtasks, n_targets)
     sizes = {name: of_row.count(name) for name in dict.fromkeys(of_row)}
-    members = [np.array([i for i, name in enumerate(of_row) if name == subtask]) for subtask in sizes]
+    number = {name: j for j, name in enumerate(sizes)}
+    places = [number[name] for name in of_row]
     at = []
     for c, source in enumerate(sources):
-        raw = _target_rows(c, source, ids)
-        unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-        if reduce == "max":
-            columns = unit
-        elif reduce == "cosine_to_mean":
-            columns = np.stack([raw[rows].mean(axis=0) for rows in members])
+        columns = np.zeros((n_targets if reduce == "max" else len(sizes), source.proj_dim))
+        for first, raw in _target_rows(c, source, ids):
+            rows = raw if reduce == "cosine_to_mean" else raw / np.linalg.norm(raw, axis=1, keepdims=True)
+            if reduce == "max":
+                columns[first : first + len(rows)] = rows
+                continue
+            for i, row in enumerate(rows):
+                columns[places[first + i]] += row
+        if reduce != "max":
+            columns /= np.array(list(sizes.values()))[:, None]
+        if reduce == "cosine_to_mean":
             norms = np.linalg.norm(columns, axis=1, keepdims=True)
             if not norms.all():
                 name = list(sizes)[int(np.flatnonzero(norms == 0)[0])]
@@ -93,8 +101,6 @@ def target_columns(
                     'to which no cosine is defined; use reduce="less"'
                 )
             columns /= norms
-        else:
-            columns = np.stack([unit[rows].mean(axis=0) for rows in members])
         at.append(columns.astype(np.float32))
     if reduce == "max":
         return Columns(at, list(ids), of_row, sizes)
@@ -124,12 +130,10 @@ def subtask_of_rows(subtasks: Sequence[str] | None, n_targets: int) -> list[str]
     return names
 
 
-def _target_rows(c: int, source: RowSource, ids: Sequence[SampleId]) -> np.ndarray:
-    """All rows (M, P) in float64; one that cannot be scored against is an error that names it."""
-    raw = np.zeros((len(source), source.proj_dim))
-    for block in source.blocks():
+def _target_rows(c: int, source: RowSource, ids: Sequence[SampleId]) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the first, rows (n, P) in float64), a few at a time; one that cannot be scored against is an error."""
+    for block in source.blocks(_TARGET_ROWS):
         rows = np.asarray(block.rows, np.float64)
-        raw[block.first : block.first + len(rows)] = rows
         unlabelled = (block.flags & FLAG_NO_LABELS) != 0
         nonfinite = (block.flags & FLAG_NONFINITE) != 0
         for contract, bad in (
@@ -143,4 +147,4 @@ def _target_rows(c: int, source: RowSource, ids: Sequence[SampleId]) -> np.ndarr
                     f"targets[{c}]: expected {contract} in target {ids[row]!r} (row {row}; {int(bad.sum())} such rows "
                     "in this block); leave such targets out"
                 )
-    return raw
+        yield block.first, rows
