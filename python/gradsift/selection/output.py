@@ -49,7 +49,8 @@ class Selection:
     subtasks : names of all subtasks, in order
     counts : ``pool``, ``requested``, ``selected``, ``eligible``, and ``excluded_<reason>`` for each reason
     record : settings, digests and versions, enough to repeat the selection, and measurements of the pool
-    influence : (N,) float32, of every row; NaN where the row is excluded
+    influence : (N,) float32, of every row; NaN where the row is excluded. Where the settings name a screening margin,
+        that of rows beyond the selection's reach may be off by as much
     subtask_scores : (N, S) float32 or None; the columns are `columns`
     columns : (S,) names of the columns: subtasks, or target ids with reduce="max"
     problem : what was selected from, for `why` and `report` to read rows again; None where no rows were kept

@@ -113,9 +113,10 @@ def select(
     Notes
     -----
     Candidates without label tokens, with NaN or infinity, or with a row of zeros, at any checkpoint, are never
-    selected. Ties go to the smaller row number. Rows are read once, in windows: memory is 17 bytes a row and the ids,
-    some 100 bytes a row more while it chooses and measures after the scan, one window of at most 32 MiB a checkpoint,
-    the M·P targets, and what `selector`, `deduplicate` and `keep_scores` add (docs/selectors.md); never N·M.
+    selected. Ties go to the smaller row number. Rows are read once (those that "auto" scores again, twice), in windows:
+    memory is 17 bytes a row and the ids, some 100 bytes a row more while it chooses and measures after the scan, one
+    window of at most 32 MiB a checkpoint unless rows are mapped, the columns, and what `selector`, `deduplicate` and
+    `keep_scores` add (docs/selectors.md); never N·M.
     """
     problem = pose(
         candidates,
