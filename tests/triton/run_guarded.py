@@ -37,8 +37,11 @@ BUGS = {
     "the wrong key draws the masks": ("key_hi ^ MASK_KEY", "key_hi"),
     "signs are those of the next row": ("_philox(i, J, id_lo", "_philox(i + 1, J, id_lo"),
     "a slab is not started anew": ("(fresh == 0)", "(fresh < 2)"),
+    "every repeat starts the slab anew": ("((fresh == 0) | (repeat > 0))", "(fresh == 0)"),
+    "repeats draw the same signs and masks": ("turn += GOLDEN", "turn += 0"),
+    "rows of a chunk have two masks": ("tl.join(mask, mask)", "tl.join(mask, mask ^ 1)"),
 }
-SPEC = ProjectionSpec(256, seed=5)
+SPEC = ProjectionSpec(256, seed=5, nonzeros=4)
 
 
 def run_case() -> str:

@@ -80,27 +80,35 @@ def _scatter(x, slab, row0, r, column, J, fresh, id_lo, id_hi, seed_lo, seed_hi,
     LOG_CR: tl.constexpr = 1 if CR == 2 else 2 if CR == 4 else 3 if CR == 8 else 4 if CR == 16 else 5 if CR == 32 else 6
     bits = x.to(tl.uint32, bitcast=True)
     i = (row0 + r).to(tl.uint32)
-    for repeat in tl.static_range(NONZEROS):
-        key_hi = seed_hi ^ ((GOLDEN * repeat) & 0xFFFFFFFF)
+    turn = seed_hi * 0
+    # A loop that stays one: unrolled, what several repeats need is held at once, and spills. Its loads follow stores.
+    for repeat in tl.range(NONZEROS, num_stages=1, loop_unroll_factor=1, disable_licm=True):
+        key_hi = seed_hi ^ turn
+        turn += GOLDEN
         sign = _sign_bits(i, J, id_lo, id_hi, seed_lo, key_hi, column, x.shape[1])
         signed = (bits ^ sign).to(tl.float32, bitcast=True)
         # Rows of different chunks may meet at one index, those of one chunk never: each chunk of a tile has a slab.
         if x.shape[0] <= CR:
-            chunk = (row0 // CR).to(tl.uint32)
             within = row0 % CR + r
             group = r * 0
+            chunk = (row0 // CR).to(tl.uint32)
+            mask, _1, _2, _3 = _philox(chunk, J, id_lo, id_hi, seed_lo, key_hi ^ MASK_KEY)
+            mask += r.to(tl.uint32) * 0
         else:
-            chunk = i // CR
             within = r % CR
             group = (r // CR) * PROJ_DIM
-        mask, _1, _2, _3 = _philox(chunk, J, id_lo, id_hi, seed_lo, key_hi ^ MASK_KEY)
+            chunk = (row0 // CR + tl.arange(0, x.shape[0] // CR)).to(tl.uint32)
+            mask, _1, _2, _3 = _philox(chunk, J, id_lo, id_hi, seed_lo, key_hi ^ MASK_KEY)
+            # A call a chunk, not one for each row in every thread that holds some of it.
+            halves = tl.reshape(tl.join(mask, mask), (x.shape[0] // CR, 2, 1))
+            mask = tl.reshape(tl.broadcast_to(halves, (x.shape[0] // CR, 2, CR // 2)), (x.shape[0],))
         mask = mask.to(tl.int32, bitcast=True)
         row = within ^ ((mask >> 7) & (CR - 1))
         if PROJ_DIM > 8192:
             row += ((mask >> (7 + LOG_CR)) & (PROJ_DIM // 8192 - 1)) * CR
-        to = slab + ((group + row * 128)[:, None] + (column[None, :] ^ (mask + r * 0 & 127)[:, None]))
-        if FIRST and repeat == 0:
-            before = tl.load(to, mask=(column >= 0)[None, :] & (fresh == 0), other=0.0)
+        to = slab + ((group + row * 128)[:, None] + (column[None, :] ^ (mask & 127)[:, None]))
+        if FIRST:
+            before = tl.load(to, mask=(column >= 0)[None, :] & ((fresh == 0) | (repeat > 0)), other=0.0)
         else:
             before = tl.load(to)
         tl.store(to, before + signed)
