@@ -48,6 +48,12 @@ def test_nothing_spills(found):
 
 
 @compiles
+def test_what_spilled_once_does_not(aot, found):
+    jobs = [job for card in aot.CARDS for job in aot.once_spilled(card)]
+    assert {job.name(): found[job.name()]["spill_bytes"] for job in jobs} == {job.name(): 0 for job in jobs}
+
+
+@compiles
 def test_registers_and_shared_memory_stay_within_budget(aot, found):
     """The budget is of one version of Triton, which constraints.txt pins."""
     kept = json.loads(aot.BUDGETS.read_text("utf-8"))["kernels"]

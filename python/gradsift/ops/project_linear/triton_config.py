@@ -34,22 +34,24 @@ class Config:
 
     def options(self) -> dict[str, int]:
         """What Triton's compiler is told besides the constants."""
-        return {"num_warps": self.warps, "num_stages": self.stages}
+        # Registers are as many as there are: unless told, the assembler spills a few to make room for another program.
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": 255}
 
 
 def configuration(d_out: int, d_in: int, dtype: str) -> Config:
     """The tile for a weight (d_out, d_in) and operands of `dtype` ("float32", "bfloat16" or "float16").
 
     64 × 128 is the chunk of a sketch of 8,192 and longer; LoRA's weights have no more than 16 of one side. Warps and
-    steps are such that nothing spills (tests/triton/budgets.json).
+    steps are such that nothing spills, on any card and however rows lie (docs/triton.md): strides may differ from batch
+    to batch, bits may not.
     """
     block_out, block_in = (64, 16) if d_in <= 16 else (16 if d_out <= 16 else 64, 128)
     whole = block_out * block_in == 8192
     if dtype == "float32":
         # Three products of tf32 parts: as exact as float32 sums are, on tensor cores.
         return Config(block_out, block_in, *((16, 8, 4) if whole else (32, 4, 3)), "tf32x3")
-    # Of small tiles operands are most of what a thread holds: 64 tokens a step spill where rows are odd or P is long.
-    return Config(block_out, block_in, *((64, 8, 3) if whole else (32, 4, 4)), "ieee")
+    # 64 tokens a step spill where no vector divides the rows: they come as single elements, which wait in registers.
+    return Config(block_out, block_in, 32, 8 if whole else 4, 4, "ieee")
 
 
 def configurations(dtype: str) -> Iterator[Config]:
