@@ -243,19 +243,24 @@ void score_rows(const ScoreRows& call) {
         require(part.targets->targets().rows == columns, "targets: expected ", columns, " columns in all parts, got ",
                 part.targets->targets().rows);
     }
-    parallel_for((call.n + kTileRows - 1) / kTileRows, call.threads, [&](int64_t index) {
+    // Tiles that follow one another are one thread's, which asks for the next while it works on one; and every thread
+    // has several such runs, so that none waits long for another.
+    const int64_t tiles = (call.n + kTileRows - 1) / kTileRows;
+    const int64_t run = std::clamp<int64_t>(tiles / (int64_t{8} * call.threads), 1, 16);
+    parallel_for((tiles + run - 1) / run, call.threads, [&](int64_t index) {
         thread_local std::unique_ptr<Workspace> t_work;
         if (!t_work || static_cast<int64_t>(t_work->totals.size()) != columns * kTileRows) {
             t_work = std::make_unique<Workspace>(columns);
         }
         Workspace& work = *t_work;
-        const int64_t first = index * kTileRows, count = std::min(kTileRows, call.n - first);
-        std::fill(work.totals.begin(), work.totals.end(), 0.0);
-        std::fill(work.status, work.status + kTileRows, uint8_t{0});
-        for (const ScoreRows::Part& part : call.parts) {
-            add_part(part, first, count, first + count == call.n, work);
+        const int64_t stop = std::min((index + 1) * run, tiles);
+        for (int64_t tile = index * run; tile < stop; ++tile) {
+            const int64_t first = tile * kTileRows, count = std::min(kTileRows, call.n - first);
+            std::fill(work.totals.begin(), work.totals.end(), 0.0);
+            std::fill(work.status, work.status + kTileRows, uint8_t{0});
+            for (const ScoreRows::Part& part : call.parts) add_part(part, first, count, tile + 1 == stop, work);
+            write_tile(call, first, count, columns, work);
         }
-        write_tile(call, first, count, columns, work);
     });
 }
 
