@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -164,23 +164,9 @@ def score_positions(
     """
     scorer = _Scorer(sources, columns, weights, reduce)
     influence, best = np.empty(len(positions), np.float32), np.empty(len(positions), np.int32)
-    rooms: list[np.ndarray] = []
     for stretch in stretches(sources, n_rows, scorer.block_rows):
         lo, hi = (int(place) for place in np.searchsorted(positions, [stretch.first, stretch.stop]))
-        if lo == hi:
-            continue
-        rows, scales = stretch.stored()
-        if not rooms:
-            rooms = [np.empty((max(1, _COPIED_BYTES // r.strides[0]), r.shape[1]), r.dtype) for r in rows]
-        at_once = min(map(len, rooms))
-        for first in range(lo, hi, at_once):
-            part = slice(first, min(first + at_once, hi))
-            chosen = positions[part] - stretch.first
-            copies = [
-                np.take(r, chosen, axis=0, out=room[: len(chosen)], mode="clip")  # "raise" would copy once more
-                for r, room in zip(rows, rooms, strict=True)
-            ]
-            scorer.score_copies(copies, scales, chosen, BlockScores(influence[part], best[part]))
+        scorer.score_chosen(stretch, positions[lo:hi] - stretch.first, BlockScores(influence[lo:hi], best[lo:hi]))
     return influence, best
 
 
@@ -199,6 +185,8 @@ class _Scorer:
         formats = [stored_format(source) for source in sources]
         largest = max(form.row_bytes(source.proj_dim) for form, source in zip(formats, sources, strict=True))
         self.block_rows = max(_LEAST_ROWS, _WINDOW_BYTES // largest // _LEAST_ROWS * _LEAST_ROWS)
+        self._copied_rows = max(1, _COPIED_BYTES // largest)
+        self._rooms: dict[int, np.ndarray] = {}
         dtypes, seeds = [form.dtype for form in formats], [form.seed for form in formats]
         over_columns = "mean" if reduce == "mean" else "max"
         self._op = RowScorer(columns.at, weights.tolist(), dtypes, seeds=seeds, reduce=over_columns)
@@ -207,21 +195,38 @@ class _Scorer:
         rows, scales = stretch.stored()
         self._op.score(rows, out, scales=scales, excluded=excluded.view(np.uint8))
 
-    def score_copies(
-        self,
-        rows: Sequence[np.ndarray],
-        scales: Sequence[np.ndarray | None],
-        chosen: np.ndarray,
-        out: BlockScores,
-    ) -> None:
-        """Of the rows `chosen` from a stretch, whose `scales` are those of all of it."""
-        self._op.score(rows, out, scales=[None if scale is None else scale[chosen] for scale in scales])
+    def score_chosen(self, stretch: Stretch, chosen: np.ndarray, out: BlockScores) -> None:
+        """Influence and best column of the rows `chosen` (m,) from the stretch."""
+        assert out.influence is not None
+        assert out.best is not None
+        for part in self._parts(chosen):
+            copies = [
+                self._copied(c, *stored, chosen[part]) for c, stored in enumerate(zip(*stretch.stored(), strict=True))
+            ]
+            rows, scales = zip(*copies, strict=True)
+            self._op.score(rows, BlockScores(out.influence[part], out.best[part]), scales=scales)
 
     def score_sample(self, stretch: Stretch, sample: ScoreSample) -> None:
         places = sample.within(stretch.first, stretch.stop)
         chosen = sample.positions[places] - stretch.first
-        if not len(chosen):
-            return
-        for c, (rows, scales) in enumerate(zip(*stretch.stored(), strict=True)):
-            scale = None if scales is None else scales[chosen]
-            self._op.score_checkpoint(c, rows[chosen], sample.scores[c, places], scales=scale)
+        for part in self._parts(chosen):
+            for c, stored in enumerate(zip(*stretch.stored(), strict=True)):
+                rows, scales = self._copied(c, *stored, chosen[part])
+                self._op.score_checkpoint(c, rows, sample.scores[c, places][part], scales=scales)
+
+    def _parts(self, chosen: np.ndarray) -> Iterator[slice]:
+        for first in range(0, len(chosen), self._copied_rows):
+            yield slice(first, min(first + self._copied_rows, len(chosen)))
+
+    def _copied(
+        self, c: int, rows: np.ndarray, scales: np.ndarray | None, chosen: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """A part of chosen rows of checkpoint c and their scales, until the next call.
+
+        In memory that is written again and again: to get fresh pages takes longer than to copy rows.
+        """
+        if c not in self._rooms:
+            self._rooms[c] = np.empty((self._copied_rows, rows.shape[1]), rows.dtype)
+        # "raise" would copy once more
+        copies = np.take(rows, chosen, axis=0, out=self._rooms[c][: len(chosen)], mode="clip")
+        return copies, None if scales is None else scales[chosen]
