@@ -46,8 +46,8 @@ def screen_for(problem: Problem, wish: Wish) -> Screen | None:
     if len(problem.columns.names) < _LEAST_COLUMNS or problem.candidates[0].proj_dim < _LEAST_NUMBERS:
         return None
     for source in problem.candidates:
-        twice_as_cheap = isinstance(source, Datastore) and source.mapped  # the rows in question are read again
-        if not twice_as_cheap or not faster_if_rounded(stored_format(source).dtype):
+        read_again_for_little = isinstance(source, Datastore) and source.mapped
+        if not read_again_for_little or not faster_if_rounded(stored_format(source).dtype):
             return None
     rounded = problem.columns.rounded(_ROUNDED_TO)
     # |⟨t̃ − t, z⟩| ≤ ‖t̃ − t‖ for a row z of norm one
